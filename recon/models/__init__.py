@@ -1,0 +1,28 @@
+"""One file a method: each is a `deepinv.models.Reconstructor`, ``model(y, physics) -> x``.
+
+``@recon.models.registry.register(name)`` adds one. The module is callable: ``recon.models()`` lists the names.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from recon.physics.registry import Registry
+
+if TYPE_CHECKING:
+    from deepinv.models import Reconstructor
+
+registry: Registry[type[Reconstructor]] = Registry("model", package=__name__)
+
+
+class _CallableModule(ModuleType):
+    """Lets ``recon.models`` be both the package of methods and the function that lists them."""
+
+    def __call__(self) -> tuple[str, ...]:
+        """List the names of all models."""
+        return tuple(registry)
+
+
+sys.modules[__name__].__class__ = _CallableModule

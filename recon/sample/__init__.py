@@ -1,0 +1,1 @@
+"""The built-in sample: one slice of a real 8-coil brain scan, variable-density Poisson-disc sampled (12.4 %)."""
