@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -41,7 +41,7 @@ def time_side_by_side(
 
 
 def ratio(peer: list[float], ours: list[float]) -> tuple[float, float, float]:
-    """Times faster than a peer: the median of the paired ratios, with the least and the greatest of them."""
+    """Return how many times faster than a peer: the median of the paired ratios, their least and greatest."""
     ratios = np.asarray(peer) / np.asarray(ours)
     return float(np.median(ratios)), float(ratios.min()), float(ratios.max())
 
@@ -77,7 +77,7 @@ def record(name: str, figures: Mapping[str, Any], *packages: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     line = {
         "benchmark": name,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "machine": machine(*packages),
         **figures,
     }

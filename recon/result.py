@@ -1,0 +1,128 @@
+"""A reconstructed image with what is needed to trust it: uncertainty, figures, provenance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from numpy import ndarray
+from torch import Tensor
+
+from recon.datasets import Image, Source, save
+
+
+@dataclass(kw_only=True, eq=False)
+class Result:
+    """What `recon.reconstruct` returns.
+
+    Parameters
+    ----------
+    image
+        ``(slice, channel, y, x)`` in the units of the measurements: 1 channel real, 2 complex, ``2 * set``
+        with several sets of coil maps.
+    uncertainty
+        ``(slice, y, x)`` standard deviation of the magnitude through measurement noise; NaN in slices for
+        which it was not computed.
+    maps
+        Further ``(slice, y, x)`` arrays by name: ``g_factor``, ``residual`` (k-space residual in units of
+        the expected noise, root mean square over coils), ``mask``.
+    metrics
+        One value a slice by name (``hold_out_error``, ``data_residual``, ``psnr``, ...); NaN where a figure
+        was not computed.
+    provenance
+        Input and its sha256, model and options, versions, seed, seconds, memory, steps; JSON-serialisable.
+    spacing, affine
+        Voxel size (z, y, x) in mm and voxel-to-RAS matrix, where the input told them.
+    """
+
+    image: Float[Tensor, "slice channel y x"]
+    uncertainty: Float[Tensor, "slice y x"] | None = None
+    maps: dict[str, Float[Tensor, "slice y x"]] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    spacing: tuple[float, float, float] | None = None
+    affine: Float[ndarray, "4 4"] | None = None
+
+    @property
+    def complex(self) -> Complex[Tensor, "slice y x"] | None:
+        """Complex image, or None where the image is real or has several sets."""
+        if self.image.shape[1] != 2:
+            return None
+        return torch.view_as_complex(self.image.movedim(1, -1).contiguous())
+
+    @property
+    def magnitude(self) -> Float[Tensor, "slice y x"]:
+        """Magnitude image: root of the sum of squares over channels."""
+        return torch.linalg.vector_norm(self.image, dim=1)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the image must know before trusting it."""
+        return list(self.provenance.get("warnings", []))
+
+    def summary(self) -> dict[str, float]:
+        """Mean of each figure over the slices for which it was computed."""
+        return {
+            name: math.nan if np.isnan(values).all() else float(np.nanmean(values))
+            for name, values in self.metrics.items()
+        }
+
+    def to_image(self) -> Image:
+        """Return the image as `recon.datasets.Image`, with uncertainty and maps beside it."""
+        values = self.complex
+        maps: dict[str, ndarray] = {name: as_numpy(value) for name, value in self.maps.items()}
+        if self.uncertainty is not None:
+            maps["uncertainty"] = as_numpy(self.uncertainty)
+        path = self.provenance.get("input", {}).get("path")
+        return Image(
+            pixels=as_numpy(self.magnitude if values is None else values),
+            source=Source("recon", Path(path) if path else None),
+            spacing=self.spacing,
+            affine=self.affine,
+            maps=maps,
+            header={"provenance": self.provenance, "metrics": self.metrics},
+        )
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the image by the ending of ``path``: .h5, .cfl, .nii.gz, .dcm, .fits, .npz, .png.
+
+        Raises
+        ------
+        OptionError
+            An ending that no writer answers to.
+        OutputError
+            The target exists and ``overwrite`` is false, or it cannot be written.
+        """
+        return save(self.to_image(), path, overwrite=overwrite)
+
+    def report(
+        self, path: str | Path, *, overwrite: bool = False, others: Mapping[str, Result] | None = None
+    ) -> Path:
+        """Write one self-contained HTML page; ``others`` (by name) stand beside this result.
+
+        Raises
+        ------
+        OutputError
+            The target exists and ``overwrite`` is false, or it cannot be written.
+        """
+        from recon.report import write_report
+
+        name = str(self.provenance.get("model", {}).get("name", "image"))
+        return write_report({name: self, **(others or {})}, path, overwrite=overwrite)
+
+
+def as_numpy(tensor: Tensor) -> ndarray:
+    """Return a tensor on any device, with or without gradient, as a numpy array."""
+    return tensor.detach().cpu().resolve_conj().numpy()
+
+
+def stack_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Turn one mapping a slice into one list a figure, NaN where a slice lacks it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [float(row.get(name, math.nan)) for row in rows] for name in names}
