@@ -1,0 +1,128 @@
+"""Arrays that stay on disk: `LazySlices` reads one slice at a time, and the checks before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+from recon.physics.errors import FileFormatError, ReconError
+
+
+@dataclass(frozen=True, eq=False)
+class LazySlices:
+    """A `SliceArray` made of a function that reads one slice.
+
+    Parameters
+    ----------
+    shape
+        Shape of the whole, the slice axis first.
+    dtype
+        What the slices are made of.
+    read
+        From the number of a slice to its array, of shape ``shape[1:]``.
+    path
+        The file, for messages.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[int], ndarray]
+    path: Path
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> ndarray:
+        """Read one slice; what goes wrong there is a `FileFormatError` that names it."""
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"slice {index} of {len(self)}")
+        index %= len(self)
+        try:
+            data = np.asarray(self.read(index))
+        except ReconError:
+            raise
+        except Exception as error:
+            raise FileFormatError(
+                f"slice {index} cannot be read", file=self.path, found=f"{type(error).__name__}: {error}"
+            ) from error
+        if data.shape != self.shape[1:]:
+            raise FileFormatError(
+                f"slice {index} has another shape than the file says",
+                file=self.path,
+                found=data.shape,
+                expected=self.shape[1:],
+            )
+        return data
+
+    def __iter__(self) -> Iterator[ndarray]:
+        return (self[index] for index in range(len(self)))
+
+
+def check_size(path: Path, shape: tuple[int, ...], itemsize: int, present: int | None = None) -> None:
+    """Check an array's declared shape before anything of its size is allocated.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    shape
+        The declared shape, the slice axis first: one slice must fit into memory.
+    itemsize
+        Bytes of one element.
+    present
+        Bytes that the file really holds for the array, where that is known.
+
+    Raises
+    ------
+    FileFormatError
+        An axis without extent, fewer bytes than the shape needs, or a slice larger than the memory.
+    """
+    if min(shape, default=0) < 1:
+        raise FileFormatError("the file holds an empty array", file=path, found=f"shape {shape}")
+    wanted = math.prod(shape) * itemsize
+    if present is not None and present < wanted:
+        raise FileFormatError(
+            "the file is truncated", file=path, found=f"{present} bytes", expected=f"{wanted} bytes for {shape}"
+        )
+    check_memory(path, math.prod(shape[1:]) * itemsize)
+
+
+def check_memory(path: Path, wanted: int) -> None:
+    """Raise `FileFormatError` where ``wanted`` bytes at once are more than this machine has."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # a system that does not tell
+        return
+    if wanted > memory:
+        raise FileFormatError(
+            "one slice asks for more memory than there is",
+            file=path,
+            found=f"{wanted / 2**30:.1f} GiB",
+            expected=f"at most {memory / 2**30:.1f} GiB",
+        )
+
+
+def mapped_slices(
+    path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int = 0, *, column_major: bool = False
+) -> LazySlices:
+    """Slices of an uncompressed array in a file.
+
+    The file is mapped for each read and let go again, so that no more than one slice stays in memory, and
+    nothing but the name goes along when the object is sent to another process. The size must have been
+    checked (`check_size`).
+    """
+    block = math.prod(shape[1:]) * dtype.itemsize
+
+    def read(index: int) -> ndarray:
+        if column_major:
+            return np.array(np.memmap(path, dtype, "r", offset, shape, order="F")[index], order="C")
+        return np.array(np.memmap(path, dtype, "r", offset + index * block, shape[1:]))
+
+    return LazySlices(shape, dtype, read, path)
