@@ -101,9 +101,7 @@ class Result:
         """
         return save(self.to_image(), path, overwrite=overwrite)
 
-    def report(
-        self, path: str | Path, *, overwrite: bool = False, others: Mapping[str, Result] | None = None
-    ) -> Path:
+    def report(self, path: str | Path, *, overwrite: bool = False, others: Mapping[str, Result] | None = None) -> Path:
         """Write one self-contained HTML page; ``others`` (by name) stand beside this result.
 
         Raises

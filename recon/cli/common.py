@@ -1,0 +1,125 @@
+"""What the verbs share: input lists, number lists, tables, progress, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from recon.physics.errors import FileFormatError
+
+OUT, ERR = Console(), Console(stderr=True)
+
+
+def expand(inputs: Sequence[str]) -> list[tuple[Path, bool]]:
+    """Return the files meant by files, folders and patterns, and whether each was named by the user himself.
+
+    A folder gives the files in it (a BART pair once); hidden files are left out.
+
+    Raises
+    ------
+    FileFormatError
+        A pattern that matches nothing, an empty folder.
+    """
+    found: dict[Path, bool] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+            inside = [p for p in inside if not (p.suffix == ".hdr" and p.with_suffix(".cfl").exists())]
+            if not inside:
+                raise FileFormatError("the folder holds no file", file=path)
+            for file in inside:
+                found.setdefault(file, False)
+        elif glob.has_magic(text) and not path.exists():
+            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - absolute patterns too
+            if not matches:
+                raise FileFormatError("no file fits the pattern", file=text)
+            for file in matches:
+                found.setdefault(file, True)
+        else:
+            found[path] = True
+    return list(found.items())
+
+
+def numbers(text: str) -> list[int]:
+    """Parse ``0,3,5-9`` into a list of numbers; for argparse."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            chosen += range(int(first), int(last) + 1) if dash else [int(first)]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,3,5-9") from None
+    if not chosen:
+        raise argparse.ArgumentTypeError(f"{text!r} names no number")
+    return chosen
+
+
+def print_json(value: object) -> None:
+    """Print JSON; values that are not finite become null."""
+    print(json.dumps(finite(value), indent=2, default=str))
+
+
+def finite(value: object) -> object:
+    """Return ``value`` with every NaN and infinity replaced by None, which JSON can say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of equal keys as a table; numbers to 4 digits."""
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        numeric = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(text_of(value) for value in row.values()))
+    OUT.print(table)
+
+
+def text_of(value: object) -> str:
+    """Return a value as a person would write it: 4 significant digits, a dash for what is not known."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def progress_bar(*, quiet: bool) -> Progress:
+    """Return a progress bar on standard error with the time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=ERR,
+        disable=quiet,
+        transient=True,
+    )
+
+
+def print_pairs(title: str, pairs: Iterable[tuple[str, object]]) -> None:
+    """Print names and values, one a line."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, text_of(value))
+    OUT.print(table)

@@ -1,0 +1,109 @@
+"""``recon info FILE...``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recon.cli.common import expand, print_json, print_pairs
+from recon.physics.errors import ReconError
+
+if TYPE_CHECKING:
+    from recon.datasets import Image, Scan
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the verb takes."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="files, folders or patterns")
+    parser.add_argument("--format", help="name of the format, to skip the recognition by content")
+    parser.add_argument("--variable", help="name of the array in a file of named arrays")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Describe each file; a bad one does not keep the others from being described."""
+    from recon import datasets
+
+    described: list[dict[str, Any]] = []
+    failed = 0
+    for path, _ in expand(args.files):
+        try:
+            facts = describe(datasets.open(path, format=args.format, variable=args.variable), path)
+        except ReconError as error:
+            failed += 1
+            facts = {"file": str(path), "error": str(error)}
+            if not args.json:
+                print(f"recon: {error}", file=sys.stderr)
+                continue
+        described.append(facts)
+        if not args.json:
+            print_pairs(facts["file"], [(key, value) for key, value in facts.items() if key != "file"])
+    if args.json:
+        print_json(described)
+    if failed:
+        return 2 if failed == len(expand(args.files)) else 1
+    return 0
+
+
+def describe(opened: Scan | Image, path: Path) -> dict[str, Any]:
+    """Return what a file holds, JSON-serialisable; what it does not say is None."""
+    from recon.datasets import Image
+
+    facts: dict[str, Any] = {"file": str(path), "format": opened.source.format}
+    if isinstance(opened, Image):
+        facts |= {"kind": "image", "shape": list(opened.pixels.shape), "unit": opened.unit}
+        return facts | _geometry(opened) | {"notes": list(opened.notes)}
+    facts |= {
+        "kind": "k-space" if opened.trajectory is None else "non-Cartesian k-space",
+        "shape": list(opened.kspace.shape),
+        "axes": {3: "slice, coil, sample", 4: "slice, coil, y, x", 5: "slice, coil, z, y, x"}[len(opened.kspace.shape)],
+        "slices": opened.n_slices,
+        "coils": opened.n_coils,
+    }
+    facts |= _sampling(opened)
+    facts |= {
+        "noise scan": None if opened.noise is None else f"{opened.noise.shape[1]} samples a coil",
+        "coil maps": None if opened.coil_maps is None else "in the file",
+        "reference image": None if opened.reference is None else list(opened.reference.shape),
+        "reconstructed matrix": None if opened.matrix is None else list(opened.matrix),
+        "readout oversampling": opened.oversampling,
+        "partial Fourier": None if opened.partial_fourier is None else list(opened.partial_fourier),
+    }
+    missing = [name for name, value in (facts | _geometry(opened)).items() if value is None]
+    return facts | _geometry(opened) | {"not in the file": ", ".join(missing) or "nothing", "notes": list(opened.notes)}
+
+
+def _geometry(opened: Scan | Image) -> dict[str, Any]:
+    return {
+        "spacing (z, y, x) mm": None if opened.spacing is None else [round(value, 4) for value in opened.spacing],
+        "orientation": None if opened.affine is None else opened.affine.round(4).tolist(),
+    }
+
+
+def _sampling(scan: Scan) -> dict[str, Any]:
+    """Mask, acceleration and noise of the middle slice."""
+    import torch
+
+    from recon.calibration import calibration_region, noise_level
+
+    if scan.trajectory is not None:
+        return {"mask": "off the grid", "samples": scan.spatial[0]}
+    middle = scan.n_slices // 2
+    mask, from_file = scan.sampling(middle)
+    facts: dict[str, Any] = {
+        "mask": "in the file" if from_file else "not in the file; from the zeros in k-space",
+        "sampled": f"{mask.mean():.1%}",
+        "acceleration": round(float(mask.size / max(1, mask.sum())), 3),
+    }
+    if mask.ndim == 2:
+        k, m = torch.from_numpy(scan.slice(middle))[None], torch.from_numpy(mask.copy())[None, None]
+        try:
+            facts["calibration block (y, x)"] = list(calibration_region(m))
+        except ReconError as error:
+            facts["calibration block (y, x)"] = f"none: {error.problem}"
+        try:
+            facts["noise level"] = float(noise_level(k * m, m))
+        except ReconError as error:
+            facts["noise level"] = f"unknown: {error.problem}"
+    return facts

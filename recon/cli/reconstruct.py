@@ -1,0 +1,185 @@
+"""``recon reconstruct FILE...``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recon.cli.common import expand, numbers, print_json, print_table, progress_bar
+from recon.physics.errors import FileFormatError, OptionError, ReconError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
+    from rich.progress import Progress, TaskID
+
+    from recon.pipeline import Trust
+    from recon.result import Result
+
+_SHOWN = ("hold_out_error", "data_residual", "psnr", "ssim")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the verb takes."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="files, folders or patterns")
+    parser.add_argument("--model", default="auto", help="a name from `recon models` (default: chosen for each slice)")
+    parser.add_argument("--out", type=Path, help="output file (one input) or folder (default: this folder)")
+    parser.add_argument(
+        "--ending", default=".h5", help="kind of output in a folder: .h5 .nii.gz .dcm .fits .npz .png .cfl"
+    )
+    parser.add_argument("--report", action="store_true", help="also write a report, NAME.html, beside each output")
+    parser.add_argument("--slices", type=numbers, help="slices wanted, such as 0,3,5-9 (default: all)")
+    parser.add_argument("--coils", type=int, help="compress to this many virtual coils")
+    parser.add_argument("--whiten", choices=("auto", "corners", "none"), default="auto", help="noise pre-whitening")
+    parser.add_argument("--maps", type=int, choices=(1, 2), help="sets of coil maps (default: as the data need)")
+    parser.add_argument(
+        "--trust",
+        default="3",
+        metavar="N|all|none",
+        help="slices that get a hold-out error and a noise map (default: 3)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--device", help="where to compute (default: the accelerator if there is one)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the slices")
+    parser.add_argument("--format", help="name of the input format, to skip the recognition by content")
+    parser.add_argument("--variable", help="name of the array in a file of named arrays")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    parser.add_argument("--resume", action="store_true", help="leave outputs that exist as they are")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reconstruct every input; a bad one is listed in the end and does not stop the others."""
+    from recon.parallel import workers
+
+    inputs = expand(args.files)
+    targets = _targets([path for path, _ in inputs], args)
+    if args.jobs < 1:
+        raise OptionError("--jobs must be positive", found=args.jobs)
+    rows: list[dict[str, Any]] = []
+    failures: list[ReconError] = []
+    with workers(args.jobs) if args.jobs > 1 else nullcontext() as pool, progress_bar(quiet=args.json) as bar:
+        files = bar.add_task("files", total=len(inputs))
+        for (path, named), target in zip(inputs, targets, strict=True):
+            task = bar.add_task(path.name, total=None)
+            try:
+                rows.append(_one_file(path, target, args, pool, partial(_advance, bar, task)))
+            except ReconError as error:
+                if named or not isinstance(error, FileFormatError):
+                    failures.append(error)
+                rows.append({"file": str(path), "output": None, "note": str(error)})
+            bar.remove_task(task)
+            bar.advance(files)
+    _tell(rows, failures, as_json=args.json)
+    if not any(row["output"] for row in rows):
+        if not failures:
+            raise FileFormatError("no file of a known format in the folder", file=args.files[0])
+        return 2
+    return 1 if failures else 0
+
+
+def _advance(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
+
+
+def _targets(paths: list[Path], args: argparse.Namespace) -> list[Path]:
+    """Return the output of each input; inputs of one name in different folders must not meet in one output."""
+    from recon.datasets import Image
+    from recon.datasets.writers import find_writer
+
+    out: Path = args.out if args.out is not None else Path()
+    if args.out is not None and not out.is_dir() and out.suffix:
+        find_writer(out, Image)
+        if len(paths) > 1:
+            raise OptionError("one output file for several inputs", file=out, cure="Give --out a folder")
+        return [out]
+    find_writer(Path("x" + args.ending), Image)
+    targets = [out / f"{path.name.split('.')[0]}-recon{args.ending}" for path in paths]
+    doubled = {target for target in targets if targets.count(target) > 1}
+    return [
+        out / f"{path.parent.name}-{path.name.replace('.', '-')}-recon{args.ending}" if target in doubled else target
+        for path, target in zip(paths, targets, strict=True)
+    ]
+
+
+def _one_file(
+    path: Path,
+    target: Path,
+    args: argparse.Namespace,
+    pool: ProcessPoolExecutor | None,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    from recon.datasets.atomic import check_target
+    from recon.parallel import Job, fill_spool
+    from recon.pipeline import execute
+    from recon.prepare import Preparation
+
+    if args.resume and target.exists():
+        return {"file": str(path), "output": str(target), "note": "there already"}
+    report = target.with_name(target.name.removesuffix(args.ending).removesuffix(target.suffix) + ".html")
+    for output in (target, report) if args.report else (target,):
+        check_target(output, overwrite=args.overwrite)
+    job = Job(
+        path=path,
+        spool=target.with_name(f".{target.name}.slices"),
+        model=args.model,
+        how=Preparation(coils=args.coils, whiten=args.whiten, map_sets=args.maps, device=args.device),
+        slices=None if args.slices is None else tuple(args.slices),
+        trust=_trust(args.trust),
+        seed=args.seed,
+        format=args.format,
+        variable=args.variable,
+    )
+    plan = job.plan(job.open())
+    if pool is not None:
+        fill_spool(pool, job, plan, progress)
+    result = execute(plan, progress=progress, spool=job.spool)
+    result.save(target, overwrite=args.overwrite)
+    if args.report:
+        result.report(report, overwrite=args.overwrite)
+    shutil.rmtree(job.spool, ignore_errors=True)
+    return _row(path, target, result)
+
+
+def _trust(text: str) -> Trust:
+    from recon.pipeline import BASIC, Trust
+
+    if text == "none":
+        return BASIC
+    if text == "all":
+        return Trust(slices=2**31)
+    if text.isdecimal():
+        return Trust(slices=int(text)) if int(text) else BASIC
+    raise OptionError("--trust takes a number, all or none", found=text)
+
+
+def _row(path: Path, target: Path, result: Result) -> dict[str, Any]:
+    summary = result.summary()
+    return {
+        "file": str(path),
+        "output": str(target),
+        "model": result.provenance["model"]["name"],
+        "slices": result.image.shape[0],
+        **{name: summary[name] for name in _SHOWN if name in summary},
+        "seconds": result.provenance["seconds"]["total"],
+        "note": "; ".join([*result.provenance["notes"], *result.warnings]),
+    }
+
+
+def _tell(rows: list[dict[str, Any]], failures: list[ReconError], *, as_json: bool) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row if name != "note"))
+    if as_json:
+        print_json(rows)
+    elif any(row["output"] for row in rows):
+        shown = [name for name in (*names, "note") if name not in ("note",) or any(row.get("note") for row in rows)]
+        print_table("", [{name: row.get(name) for name in shown} for row in rows if row["output"]])
+        skipped = [row for row in rows if row["output"] is None]
+        for row in skipped[: len(skipped) - len(failures)]:
+            print(f"recon: left out: {row['note']}", file=sys.stderr)
+    for error in failures:
+        print(f"recon: {error}", file=sys.stderr)

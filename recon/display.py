@@ -1,0 +1,56 @@
+"""How values become greys and colours: one window for all pictures that stand side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+
+def common_window(images: Sequence[Float[ndarray, "..."]], *, percentile: float = 99.8) -> float:
+    """Return the value shown as white in every one of ``images`` (black is 0).
+
+    It is the median over the images of each one's percentile, so that one method that went astray
+    does not blacken the others; 1 where nothing is finite and positive.
+    """
+    tops = [np.percentile(values, percentile) for image in images if (values := image[np.isfinite(image)]).size]
+    top = float(np.median(tops)) if tops else 0.0
+    return top if top > 0 else max([float(t) for t in tops if t > 0], default=1.0)
+
+
+def choose_slices(n: int, limit: int, *, preferred: Sequence[int] = ()) -> list[int]:
+    """Return at most ``limit`` of ``n`` slices in order: spread evenly, ``preferred`` ones among them."""
+    if n <= limit:
+        return list(range(n))
+    kept = _spread(list(preferred), max(1, limit // 2)) if preferred else []
+    chosen = set(kept)
+    for index in _spread(list(range(n)), limit - len(chosen)):
+        chosen.add(index)
+    return sorted(chosen)
+
+
+def _spread(items: list[int], count: int) -> list[int]:
+    """Return ``count`` of ``items``, each from the middle of an equal share of them."""
+    if len(items) <= count:
+        return items
+    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
+
+
+def detail_box(image: Float[ndarray, "y x"], *, fraction: float = 0.34) -> tuple[int, int, int]:
+    """Return (top, left, size) of the square with the most fine detail, for a zoomed inset.
+
+    Detail is the squared gradient, clipped so that one bright edge does not decide, summed over the square.
+    """
+    finite = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
+    size = max(1, int(round(min(finite.shape) * fraction)))
+    if min(finite.shape) < 3:
+        return 0, 0, size
+    gy, gx = np.gradient(finite)
+    energy = np.hypot(gy, gx)
+    energy = np.minimum(energy, np.percentile(energy, 90))
+    table = np.pad(energy, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    sums = table[size:, size:] - table[:-size, size:] - table[size:, :-size] + table[:-size, :-size]
+    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
+    return int(top), int(left), size

@@ -1,0 +1,417 @@
+"""`reconstruct`: from a scan (or tensors) to a `Result`."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from deepinv.models import Reconstructor
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from recon.datasets import Image, Scan
+from recon.datasets import open as open_file
+from recon.metrics import evaluate
+from recon.physics import MultiCoilMRI
+from recon.physics.errors import DataError, OptionError
+from recon.prepare import Preparation, Problem, Whitening, prepare
+from recon.result import Result, stack_metrics
+from recon.spool import Spool
+from recon.trust import RESIDUAL_LIMIT, data_residual, g_factor, hold_out_error, noise_map, residual_map
+from recon.volumes import as_slices, stack_volume
+from recon.zoo import choose, load_model
+
+Progress = Callable[[int, int], None]
+_PACKAGES = ("recon-imaging", "torch", "deepinv", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """How much is spent on saying how far the image can be trusted.
+
+    Parameters
+    ----------
+    slices
+        Number of slices, evenly spread, that get a hold-out error and a noise map; the data residual is
+        computed for all.
+    replicas
+        Noise draws for the noise map (pseudo-replica method); 0: none.
+    hold_out
+        Whether to leave out samples and predict them.
+    """
+
+    slices: int = 3
+    replicas: int = 8
+    hold_out: bool = True
+
+
+IN_IMAGE = ("uncertainty", "g_factor")  # maps that live in image space, the others in k-space
+FULL, BASIC = Trust(), Trust(slices=0, replicas=0, hold_out=False)
+
+
+@dataclass(kw_only=True, eq=False)
+class SliceResult:
+    """What one slice gives: image and maps ``(channel, y, x)``, figures, and what was done."""
+
+    image: Tensor
+    maps: dict[str, Tensor]
+    metrics: dict[str, float]
+    report: dict[str, Any]
+
+
+@overload
+def reconstruct(data: Tensor, *, physics: LinearPhysics, model: str | Reconstructor = ...) -> Tensor: ...
+@overload
+def reconstruct(
+    data: Scan | str | Path,
+    *,
+    model: str | Reconstructor = ...,
+    coils: int | None = ...,
+    whiten: Whitening = ...,
+    map_sets: Literal[1, 2] | None = ...,
+    slices: Sequence[int] | None = ...,
+    trust: Trust = ...,
+    seed: int = ...,
+    device: torch.device | str | None = ...,
+    progress: Progress | None = ...,
+    spool: Path | None = ...,
+) -> Result: ...
+
+
+def reconstruct(
+    data: Tensor | Scan | str | Path,
+    *,
+    physics: LinearPhysics | None = None,
+    model: str | Reconstructor = "auto",
+    coils: int | None = None,
+    whiten: Whitening = "auto",
+    map_sets: Literal[1, 2] | None = None,
+    slices: Sequence[int] | None = None,
+    trust: Trust = FULL,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    spool: Path | None = None,
+) -> Result | Tensor:
+    """Reconstruct a scan, or tensors with their operator.
+
+    Parameters
+    ----------
+    data
+        A scan, the path of one, or measurements ``y`` that belong to ``physics``.
+    physics
+        The operator of the measurements; then the image comes back as a tensor, and the options below
+        don't apply.
+    model
+        A name from `recon.models`, ``"auto"``, or any deepinv `Reconstructor`.
+    coils
+        Compress to this many virtual coils.
+    whiten
+        ``"auto"`` (by the file's noise scan), ``"corners"`` (by the corners of k-space) or ``"none"``.
+    map_sets
+        Sets of ESPIRiT maps, 1 or 2 (soft SENSE); None: as the data need.
+    slices
+        Indices of the slices wanted; None: all.
+    trust
+        How much is spent on hold-out error and noise map.
+    seed
+        Seed of all random choices.
+    device
+        None: the accelerator if there is one, else the CPU.
+    progress
+        Called with (slices done, slices in all).
+    spool
+        Folder in which finished slices are kept, so that an interrupted call goes on where it was.
+
+    Returns
+    -------
+    Result
+        In the units of the measurements; a tensor where ``physics`` was given.
+
+    Raises
+    ------
+    ReconError
+        Data, mask, maps or options that cannot be used; the message says which.
+    """
+    if physics is not None:
+        if not isinstance(data, Tensor):
+            raise OptionError("an operator was given without measurements as a tensor", found=type(data).__name__)
+        return _on_tensors(data, physics, model)
+    if isinstance(data, str | Path):
+        opened = open_file(data)
+        if isinstance(opened, Image):
+            raise DataError("this file holds an image, not raw measurements", file=data)
+        data = opened
+    if not isinstance(data, Scan):
+        raise OptionError("measurements as a tensor need their operator", cure="Give physics=...")
+    how = Preparation(coils=coils, whiten=whiten, map_sets=map_sets, device=device)
+    return execute(Plan(data, model, how, slices, trust, seed), progress=progress, spool=spool)
+
+
+def _on_tensors(y: Tensor, physics: LinearPhysics, model: str | Reconstructor) -> Tensor:
+    if not torch.isfinite(torch.view_as_real(y) if y.is_complex() else y).all():
+        raise DataError("the measurements have values that are not finite")
+    chosen = model if isinstance(model, Reconstructor) else load_model("l1-wavelet" if model == "auto" else model)
+    with torch.no_grad():
+        return chosen(y, physics)
+
+
+def execute(plan: Plan, *, progress: Progress | None = None, spool: Path | None = None) -> Result:
+    """Do what is planned; parameters and errors as those of `reconstruct`."""
+    start = time.perf_counter()
+    store = None if spool is None else Spool(spool, plan.key())
+    done: list[SliceResult] = []
+    for count, index in enumerate(plan.wanted):
+        kept = None if store is None else store.get(index)
+        if kept is None:
+            kept = plan.run(index)
+            if store is not None:
+                store.put(index, kept)
+        done.append(kept)
+        if progress is not None:
+            progress(count + 1, len(plan.wanted))
+    result = _assemble(plan, done)
+    result.provenance = _provenance(plan, done, time.perf_counter() - start)
+    _compare_with_reference(plan, result)
+    return result
+
+
+class Plan:
+    """What is to be done to which slices of a scan; the slices are independent of each other.
+
+    Parameters are those of `reconstruct`.
+    """
+
+    def __init__(
+        self,
+        scan: Scan,
+        model: str | Reconstructor,
+        how: Preparation,
+        slices: Sequence[int] | None,
+        trust: Trust,
+        seed: int,
+    ) -> None:
+        self.scan, self.model, self.how, self.trust, self.seed = scan, model, how, trust, seed
+        self.sliced, self.axis = as_slices(scan)
+        if self.axis is not None and slices is not None:
+            raise OptionError(
+                "slices cannot be chosen from a 3D scan", file=scan.source.path, cure="Leave --slices out"
+            )
+        self.wanted = _wanted(self.sliced, slices)
+        self.checked = _spread(self.wanted, trust.slices)
+
+    def options(self) -> dict[str, Any]:
+        """Return the options, JSON-serialisable."""
+        return {
+            "model": self.model if isinstance(self.model, str) else type(self.model).__name__,
+            "coils": self.how.coils,
+            "whiten": self.how.whiten,
+            "map_sets": self.how.map_sets,
+            "trust": asdict(self.trust),
+            "seed": self.seed,
+        }
+
+    def key(self) -> dict[str, Any]:
+        """Return what a finished slice depends on."""
+        return {"input": self.scan.source.sha256, "checked": sorted(self.checked), **self.options()}
+
+    def run(self, index: int) -> SliceResult:
+        """Reconstruct one slice."""
+        trust = self.trust if index in self.checked else BASIC
+        return _one_slice(self.sliced, index, self.model, self.how, trust, self.seed)
+
+
+def _wanted(scan: Scan, slices: Sequence[int] | None) -> list[int]:
+    if slices is None:
+        return list(range(scan.n_slices))
+    bad = [index for index in slices if not 0 <= index < scan.n_slices]
+    if bad or not slices:
+        raise OptionError(
+            "no such slice" if bad else "no slice was asked for",
+            file=scan.source.path,
+            found=", ".join(map(str, bad)) or None,
+            expected=f"0 to {scan.n_slices - 1}",
+        )
+    return list(slices)
+
+
+def _spread(wanted: list[int], count: int) -> set[int]:
+    """Choose ``count`` slices evenly, the middle one first."""
+    if count <= 0:
+        return set()
+    places = np.linspace(0, len(wanted), min(count, len(wanted)) * 2 + 1)[1::2].astype(int)
+    return {wanted[place] for place in places}
+
+
+def _one_slice(
+    scan: Scan, index: int, model: str | Reconstructor, how: Preparation, trust: Trust, seed: int
+) -> SliceResult:
+    start = time.perf_counter()
+    problem = prepare(scan, index, how)
+    prepared = time.perf_counter()
+    name, why = (type(model).__name__, "given") if isinstance(model, Reconstructor) else (model, "asked for")
+    if name == "auto":
+        name, why = choose(problem)
+    method = model if isinstance(model, Reconstructor) else load_model(name)
+    with torch.no_grad():
+        x = method(problem.y, problem.physics)
+    if not torch.isfinite(x).all():
+        raise DataError(f"{name} gave values that are not finite in slice {index}", file=scan.source.path)
+    finished = time.perf_counter()
+    details = {key: float(value) for key, value in getattr(method, "details", {}).items()}
+    maps, metrics, warnings = _trusted(x, method, problem, trust, seed)
+    crop = _crop_to(scan, x)
+    report = {
+        "index": index,
+        "model": name,
+        "why": why,
+        "details": details,
+        "steps": problem.steps,
+        "notes": problem.notes,
+        "warnings": warnings,
+        "scale": problem.scale,
+        "seconds": {
+            "prepare": prepared - start,
+            "model": finished - prepared,
+            "trust": time.perf_counter() - finished,
+        },
+    }
+    return SliceResult(
+        image=crop(x[0] * problem.scale).cpu(),
+        maps={key: (crop(value) if key in IN_IMAGE else value).cpu() for key, value in maps.items()},
+        metrics=metrics,
+        report=report,
+    )
+
+
+def _trusted(
+    x: Tensor, method: Reconstructor, problem: Problem, trust: Trust, seed: int
+) -> tuple[dict[str, Tensor], dict[str, float], list[str]]:
+    """Return maps, figures and warnings that say how far the image of one slice can be trusted."""
+    maps: dict[str, Tensor] = {}
+    metrics: dict[str, float] = {}
+    warnings: list[str] = []
+    y, physics, sigma = problem.y, problem.physics, problem.sigma
+    complex_image = x.shape[1] != 1
+    if isinstance(physics, MultiCoilMRI):
+        maps["mask"] = physics.mask[0, 0].float()
+    if complex_image and sigma:
+        metrics["data_residual"] = float(data_residual(x, y, physics, sigma))
+        if metrics["data_residual"] > RESIDUAL_LIMIT:
+            warnings.append(
+                f"the image misses the data by {metrics['data_residual']:.2f} times the expected noise "
+                f"(limit {RESIDUAL_LIMIT}): coil maps, mask or regularisation may not fit"
+            )
+        if isinstance(physics, MultiCoilMRI):
+            maps["residual"] = residual_map(x, y, physics, sigma)[0]
+    if trust.hold_out and complex_image and isinstance(physics, MultiCoilMRI):
+        metrics["hold_out_error"] = hold_out_error(method, y, physics, seed=seed).error
+    if trust.replicas and sigma and isinstance(physics, MultiCoilMRI):
+        deviation = noise_map(method, y, physics, sigma, n=trust.replicas, seed=seed)[0]
+        maps["uncertainty"] = deviation * problem.scale
+        if complex_image:
+            maps["g_factor"] = g_factor(deviation[None], physics, sigma)[0]
+    return maps, metrics, warnings
+
+
+def _crop_to(scan: Scan, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Crop ``(..., y, x)`` centrally to the matrix that the file asks for, where it is the smaller one."""
+    height, width = x.shape[-2:]
+    if scan.matrix is not None and scan.trajectory is None:
+        height, width = (min(have, want) for have, want in zip((height, width), scan.matrix[-2:], strict=True))
+    top, left = x.shape[-2] // 2 - height // 2, x.shape[-1] // 2 - width // 2
+    return lambda image: image[..., top : top + height, left : left + width]
+
+
+def _assemble(plan: Plan, done: list[SliceResult]) -> Result:
+    if len({tuple(item.image.shape) for item in done}) > 1:
+        # Slices may differ in their sets of maps; the extra sets of the others are empty.
+        channels = max(item.image.shape[0] for item in done)
+        for item in done:
+            missing = channels - item.image.shape[0]
+            item.image = torch.nn.functional.pad(item.image, (0, 0, 0, 0, 0, missing))
+    image = torch.stack([item.image for item in done])
+    maps: dict[str, Tensor] = {}
+    for name in dict.fromkeys(name for item in done for name in item.maps):
+        shape = next(item.maps[name].shape for item in done if name in item.maps)
+        blank = torch.full(shape, math.nan)
+        maps[name] = torch.stack([item.maps.get(name, blank) for item in done])
+    if plan.axis is not None:
+        n_axis = plan.scan.spatial[plan.axis]
+        image = stack_volume(image, plan.axis, n_axis)
+        maps = {name: stack_volume(value, plan.axis, n_axis) for name, value in maps.items() if name in IN_IMAGE}
+    uncertainty = maps.pop("uncertainty", None)
+    return Result(
+        image=image,
+        uncertainty=uncertainty,
+        maps=maps,
+        metrics=stack_metrics([item.metrics for item in done]),
+        spacing=plan.scan.spacing,
+        affine=plan.scan.affine,
+    )
+
+
+def _compare_with_reference(plan: Plan, result: Result) -> None:
+    scan, wanted = plan.sliced, plan.wanted
+    if scan.reference is None:
+        return
+    for place, index in enumerate(wanted):
+        reference = torch.from_numpy(np.asarray(scan.reference[index], dtype=np.float32))
+        magnitude = result.magnitude[place]
+        if reference.shape != magnitude.shape:
+            result.provenance["warnings"].append(
+                f"not compared: the file's reference is {tuple(reference.shape)}, the image {tuple(magnitude.shape)}"
+            )
+            return
+        for name, value in evaluate(magnitude[None], reference[None]).items():
+            result.metrics.setdefault(name, [math.nan] * len(wanted))[place] = float(value)
+
+
+def _provenance(plan: Plan, done: list[SliceResult], seconds: float) -> dict[str, Any]:
+    scan = plan.scan
+    first = done[0].report
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "input": {
+            "path": None if scan.source.path is None else str(scan.source.path),
+            "sha256": scan.source.sha256,
+            "format": scan.source.format,
+            "shape": list(scan.kspace.shape),
+        },
+        "model": {
+            "name": first["model"],
+            "why": first["why"],
+            "details": [item.report["details"] for item in done],
+        },
+        "options": plan.options(),
+        "slices": plan.wanted,
+        "steps": first["steps"],
+        "notes": _unique(note for item in done for note in item.report["notes"]),
+        "warnings": _unique(
+            f"slice {item.report['index']}: {text}" for item in done for text in item.report["warnings"]
+        ),
+        "seconds": {"total": seconds}
+        | {part: sum(item.report["seconds"][part] for item in done) for part in ("prepare", "model", "trust")},
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "versions": versions,
+    }
+
+
+def _unique(lines: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(lines))

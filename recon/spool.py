@@ -1,0 +1,67 @@
+"""Finished slices on disk, so that an interrupted reconstruction goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from recon.datasets.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from recon.pipeline import SliceResult
+
+
+class Spool:
+    """A folder of finished slices of one input under one set of options.
+
+    Parameters
+    ----------
+    folder
+        Where the slices are kept; slices of another input or of other options in it are dropped.
+    key
+        What the slices depend on, JSON-serialisable.
+    """
+
+    def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
+        self._folder = folder
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        marker = folder / "key"
+        if folder.is_dir() and (not marker.exists() or marker.read_text() != digest):
+            shutil.rmtree(folder)
+        if not folder.is_dir():
+            with atomic_path(marker) as temporary:
+                temporary.write_text(digest)
+
+    def get(self, index: int) -> SliceResult | None:
+        """Return a finished slice, or None."""
+        from recon.pipeline import SliceResult
+
+        path = self._folder / f"{index}.npz"
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as stored:
+            text = json.loads(str(stored["text"]))
+            maps = {name: torch.from_numpy(stored[f"map_{name}"]) for name in text["maps"]}
+            return SliceResult(
+                image=torch.from_numpy(stored["image"]), maps=maps, metrics=text["metrics"], report=text["report"]
+            )
+
+    def put(self, index: int, item: SliceResult) -> None:
+        """Keep a finished slice.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be written (read-only, full disk).
+        """
+        text = json.dumps({"maps": list(item.maps), "metrics": item.metrics, "report": item.report})
+        arrays = {f"map_{name}": value.numpy() for name, value in item.maps.items()}
+        with atomic_path(self._folder / f"{index}.npz", overwrite=True) as temporary, temporary.open("wb") as file:
+            np.savez(file, image=item.image.numpy(), text=np.array(text), **arrays)
