@@ -9,6 +9,12 @@ from jaxtyping import Float
 from numpy import ndarray
 
 
+def highest(images: Sequence[Float[ndarray, "..."]], *, percentile: float = 99.5) -> float:
+    """Return the highest percentile of any of ``images``; 1 where nothing is finite and positive."""
+    tops = [np.percentile(values, percentile) for image in images if (values := image[np.isfinite(image)]).size]
+    return max((float(top) for top in tops if top > 0), default=1.0)
+
+
 def common_window(images: Sequence[Float[ndarray, "..."]], *, percentile: float = 99.8) -> float:
     """Return the value shown as white in every one of ``images`` (black is 0).
 
@@ -17,7 +23,7 @@ def common_window(images: Sequence[Float[ndarray, "..."]], *, percentile: float 
     """
     tops = [np.percentile(values, percentile) for image in images if (values := image[np.isfinite(image)]).size]
     top = float(np.median(tops)) if tops else 0.0
-    return top if top > 0 else max([float(t) for t in tops if t > 0], default=1.0)
+    return top if top > 0 else highest(images, percentile=percentile)
 
 
 def choose_slices(n: int, limit: int, *, preferred: Sequence[int] = ()) -> list[int]:
@@ -44,7 +50,7 @@ def detail_box(image: Float[ndarray, "y x"], *, fraction: float = 0.34) -> tuple
     Detail is the squared gradient, clipped so that one bright edge does not decide, summed over the square.
     """
     finite = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
-    size = max(1, int(round(min(finite.shape) * fraction)))
+    size = max(1, round(min(finite.shape) * fraction))
     if min(finite.shape) < 3:
         return 0, 0, size
     gy, gx = np.gradient(finite)

@@ -1,0 +1,76 @@
+"""What each figure in the table is called, which way is better, and what it means in a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+RESIDUAL_LIMIT = 1.3
+"""A data residual above this many times the expected noise is a reason not to trust the image."""
+
+
+@dataclass(frozen=True)
+class Merit:
+    """A row of the table.
+
+    Parameters
+    ----------
+    label, meaning
+        Its name and one sentence on how to read it.
+    better
+        ``"low"``, ``"high"``, ``"one"`` (the closer to 1, the better) or ``""`` where there is no best.
+    write
+        Number to text.
+    """
+
+    label: str
+    meaning: str
+    better: str = ""
+    write: Callable[[float], str] = lambda value: f"{value:.4g}"
+
+    def best(self, values: Sequence[float]) -> set[int]:
+        """Return the positions of the best values as they are printed; none for fewer than two values."""
+        finite = [i for i, value in enumerate(values) if math.isfinite(value)]
+        if not self.better or len(finite) < 2:
+            return set()
+        cost = {"low": lambda v: v, "high": lambda v: -v, "one": lambda v: abs(v - 1)}[self.better]
+        winner = self.write(values[min(finite, key=lambda i: cost(values[i]))])
+        return {i for i in finite if self.write(values[i]) == winner}
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 2**20:.0f} MB" if value < 2**30 else f"{value / 2**30:.2f} GB"
+
+
+def _fixed(digits: int, unit: str = "") -> Callable[[float], str]:
+    return lambda value: f"{value:.{digits}f}{unit}"
+
+
+MERITS: dict[str, Merit] = {
+    "hold_out_error": Merit(
+        "Hold-out error",
+        "Some measured samples were kept from the method and predicted by it: the relative error of the prediction. "
+        "Needs no reference; it includes the noise of those samples, so it never reaches 0.",
+        "low",
+        _fixed(3),
+    ),
+    "data_residual": Merit(
+        "Data residual",
+        "Distance of the image from the measurements over that of pure noise. About 1 is right, "
+        "well above 1 is misfit, well below 1 fits the noise.",
+        "one",
+        _fixed(2),
+    ),
+    "psnr": Merit("PSNR", "Peak of the reference over the root mean square error, in dB.", "high", _fixed(2, " dB")),
+    "ssim": Merit("SSIM", "Likeness of local structure to the reference; 1 is identical.", "high", _fixed(4)),
+    "nmse": Merit("NMSE", "Squared error over the squared norm of the reference.", "low", _fixed(5)),
+    "hfen": Merit("HFEN", "Error of the edges: relative error after a Laplacian-of-Gaussian filter.", "low", _fixed(4)),
+    "seconds": Merit("Time", "Wall time of the reconstruction on the machine named below.", "low", _fixed(2, " s")),
+    "peak_memory_bytes": Merit("Peak memory", "Highest memory use of the process.", "low", _bytes),
+}
+
+
+def merit(name: str) -> Merit:
+    """Return the row for a figure; one that is not known stands under its own name and has no best."""
+    return MERITS.get(name) or Merit(name.replace("_", " "), "")
