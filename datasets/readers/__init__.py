@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from recon.datasets.scan import Image, Scan
 from recon.physics.errors import FileFormatError, ReconError
@@ -26,6 +26,7 @@ class ReadOptions:
     variable: str | None = None
 
 
+@runtime_checkable
 class Reader(Protocol):
     """A format. Heavy imports belong inside the two functions."""
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from recon.datasets.atomic import atomic_path
 from recon.datasets.scan import Image, Scan
@@ -14,6 +14,7 @@ from recon.physics.errors import OptionError
 from recon.physics.registry import Registry
 
 
+@runtime_checkable
 class Writer(Protocol):
     """A format. Heavy imports belong inside `write`."""
 
