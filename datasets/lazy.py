@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
+
 from recon.physics.errors import FileFormatError, ReconError
 
 
