@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import operator
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy import ndarray
@@ -115,9 +117,8 @@ def mapped_slices(
 ) -> LazySlices:
     """Slices of an uncompressed array in a file.
 
-    The file is mapped for each read and let go again, so that no more than one slice stays in memory, and
-    nothing but the name goes along when the object is sent to another process. The size must have been
-    checked (`check_size`).
+    The file is mapped for each read and let go again, so that no more than one slice stays in memory. The
+    size must have been checked (`check_size`).
     """
     block = math.prod(shape[1:]) * dtype.itemsize
 
@@ -127,3 +128,38 @@ def mapped_slices(
         return np.array(np.memmap(path, dtype, "r", offset + index * block, shape[1:]))
 
     return LazySlices(shape, dtype, read, path)
+
+
+class ForwardReader:
+    """Reads blocks of equal size out of a compressed stream, which runs forwards; going back starts it again.
+
+    The stream stays open between two reads. A forked process opens its own.
+
+    Parameters
+    ----------
+    open_stream
+        Opens the stream.
+    offset
+        Where in the stream the first block begins.
+    """
+
+    def __init__(self, open_stream: Callable[[], IO[bytes]], offset: int) -> None:
+        self._open_stream, self._offset = open_stream, offset
+        self._lock = threading.Lock()
+        self._stream: IO[bytes] | None = None
+        self._process = 0
+
+    def block(self, index: int, shape: tuple[int, ...], dtype: np.dtype) -> ndarray:
+        """Read one block in C order."""
+        out = np.empty(shape, dtype)
+        view = memoryview(out.reshape(-1).view(np.uint8))
+        with self._lock:
+            if self._stream is None or self._process != os.getpid():
+                self._stream, self._process = self._open_stream(), os.getpid()
+            self._stream.seek(self._offset + index * out.nbytes)
+            while view:
+                count = self._stream.readinto(view)  # type: ignore[attr-defined]
+                if not count:
+                    raise EOFError("the compressed data end early")
+                view = view[count:]
+        return out

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy import ndarray
 
-from recon.datasets.lazy import LazySlices, check_size
+from recon.datasets.lazy import ForwardReader, LazySlices, check_size
 from recon.datasets.limits import MAX_EXPANSION, check_claim
 from recon.physics.errors import DTypeError, FileFormatError
 
@@ -25,6 +24,7 @@ class ArrayHeader:
     shape: tuple[int, ...]
     dtype: np.dtype
     column_major: bool
+    offset: int
 
 
 def read_array_header(file: IO[bytes], path: Path) -> ArrayHeader:
@@ -37,7 +37,7 @@ def read_array_header(file: IO[bytes], path: Path) -> ArrayHeader:
         raise FileFormatError("not an array of NumPy", file=path, found=str(error)[:200]) from error
     if dtype.kind not in "biufcU" or dtype.fields is not None or dtype.itemsize == 0:
         raise DTypeError("an array that is not made of numbers", file=path, found=f"dtype {dtype}")
-    return ArrayHeader(tuple(int(n) for n in shape), dtype, column_major)
+    return ArrayHeader(tuple(int(n) for n in shape), dtype, column_major, file.tell())
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Archive:
                     if info.filename.endswith(".npy"):
                         with archive.open(info) as member:
                             header = read_array_header(member, path)
-                            _check_member(info, header, member.tell(), path)
+                            _check_member(info, header, path)
                         arrays[info.filename.removesuffix(".npy")] = header
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise FileFormatError("the archive is damaged or truncated", file=path, found=str(error)) from error
@@ -78,8 +78,15 @@ class Archive:
         header = self.arrays[name]
         shape = (1,) * batch + header.shape
         check_size(self.path, shape, header.dtype.itemsize)
-        member = _Member(self.path, f"{name}.npy", header, shape)
-        return LazySlices(shape, header.dtype, member.read, self.path)
+        blocks = ForwardReader(lambda: zipfile.ZipFile(self.path).open(f"{name}.npy"), header.offset)
+
+        def read(index: int) -> ndarray:
+            if not header.column_major:
+                return blocks.block(index, shape[1:], header.dtype)
+            whole = blocks.block(0, tuple(reversed(header.shape)), header.dtype).T  # its slices are not in one piece
+            return np.ascontiguousarray(whole.reshape(shape)[index])
+
+        return LazySlices(shape, header.dtype, read, self.path)
 
     def whole(self, name: str) -> ndarray:
         """Return an array as a whole."""
@@ -92,58 +99,15 @@ class Archive:
         return str(self.whole(name))
 
 
-def _check_member(info: zipfile.ZipInfo, header: ArrayHeader, start: int, path: Path) -> None:
+def _check_member(info: zipfile.ZipInfo, header: ArrayHeader, path: Path) -> None:
     wanted = math.prod(header.shape) * header.dtype.itemsize
     what = repr(info.filename.removesuffix(".npy"))
-    if info.file_size - start != wanted:
+    if info.file_size - header.offset != wanted:
         raise FileFormatError(
             f"{what} does not have the size that it states",
             file=path,
-            found=f"{info.file_size - start} bytes",
+            found=f"{info.file_size - header.offset} bytes",
             expected=f"{wanted} bytes for {header.shape}",
         )
     expansion = 1 if info.compress_type == zipfile.ZIP_STORED else MAX_EXPANSION
     check_claim((wanted or 1, 1), 1, stored=info.compress_size, path=path, what=what, expansion=expansion)
-
-
-class _Member:
-    """One array of an archive, unpacked forwards; going back starts at its beginning again."""
-
-    def __init__(self, path: Path, name: str, header: ArrayHeader, shape: tuple[int, ...]) -> None:
-        self._path, self._name, self._header, self._shape = path, name, header, shape
-        self._open()
-
-    def _open(self) -> None:
-        self._lock = threading.Lock()
-        self._stream: IO[bytes] | None = None
-        self._start = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("_path", "_name", "_header", "_shape")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._open()
-
-    def read(self, index: int) -> ndarray:
-        """Unpack one slice."""
-        if not self._header.column_major:
-            return self._unpack(index, self._shape[1:])
-        whole = self._unpack(0, tuple(reversed(self._shape)) if self._shape[0] > 1 else self._shape[:0:-1])
-        return np.ascontiguousarray(whole.T[index] if self._shape[0] > 1 else whole.T)
-
-    def _unpack(self, index: int, shape: tuple[int, ...]) -> ndarray:
-        out = np.empty(shape, self._header.dtype)
-        with self._lock:
-            if self._stream is None:
-                self._stream = zipfile.ZipFile(self._path).open(self._name)  # noqa: SIM115 - kept for the next slice
-                read_array_header(self._stream, self._path)
-                self._start = self._stream.tell()
-            self._stream.seek(self._start + index * out.nbytes)
-            view = memoryview(out.reshape(-1).view(np.uint8))
-            while view:
-                n = self._stream.readinto(view)  # type: ignore[attr-defined]
-                if not n:
-                    raise EOFError(f"{self._name} ends early")
-                view = view[n:]
-        return out

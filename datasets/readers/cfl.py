@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
+
 from recon.datasets.lazy import LazySlices, check_size
 from recon.datasets.readers import ReadOptions, readers
 from recon.datasets.scan import Scan, Source

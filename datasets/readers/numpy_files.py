@@ -46,12 +46,11 @@ class NpyReader:
         """Read the header."""
         with path.open("rb") as file:
             header = read_array_header(file, path)
-            offset = file.tell()
         source = Source("npy", path)
         if header.dtype.kind == "c":
-            return Scan(kspace=_mapped(path, header, offset, kspace_batch(header.shape, path)), source=source)
+            return Scan(kspace=_mapped(path, header, kspace_batch(header.shape, path)), source=source)
         _check_numbers(path, header.dtype)
-        return Image(pixels=_mapped(path, header, offset, image_batch(header.shape, path)), source=source)
+        return Image(pixels=_mapped(path, header, image_batch(header.shape, path)), source=source)
 
 
 @readers.register("npz")
@@ -123,10 +122,10 @@ def _check_numbers(path: Path, dtype: np.dtype) -> None:
         raise DTypeError("an image that is not made of numbers", file=path, found=f"dtype {dtype}")
 
 
-def _mapped(path: Path, header: ArrayHeader, offset: int, batch: int) -> LazySlices:
+def _mapped(path: Path, header: ArrayHeader, batch: int) -> LazySlices:
     shape = (1,) * batch + header.shape
-    check_size(path, shape, header.dtype.itemsize, path.stat().st_size - offset)
-    return mapped_slices(path, shape, header.dtype, offset, column_major=header.column_major)
+    check_size(path, shape, header.dtype.itemsize, path.stat().st_size - header.offset)
+    return mapped_slices(path, shape, header.dtype, header.offset, column_major=header.column_major)
 
 
 def _scan(archive: Archive, names: Mapping[str, str | None]) -> Scan:
