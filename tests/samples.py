@@ -27,3 +27,199 @@ def sample(name: str) -> Callable[[Callable[[Path], Path]], Callable[[Path], Pat
 def complex_normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+def space(matrix: tuple[int, int, int], fov: tuple[float, float, float]):
+    """A space of the ISMRMRD header, (x, y, z)."""
+    from ismrmrd import xsd
+
+    return xsd.encodingSpaceType(
+        matrixSize=xsd.matrixSizeType(**dict(zip("xyz", matrix, strict=True))),
+        fieldOfView_mm=xsd.fieldOfViewMm(**dict(zip("xyz", map(float, fov), strict=True))),
+    )
+
+
+def limit(values: tuple[int, int, int] | None):
+    from ismrmrd import xsd
+
+    return None if values is None else xsd.limitType(minimum=values[0], maximum=values[1], center=values[2])
+
+
+def encoding(
+    encoded: tuple[int, int, int],
+    recon: tuple[int, int, int],
+    *,
+    encoded_fov: tuple[float, float, float] = (400, 200, 5),
+    recon_fov: tuple[float, float, float] = (200, 200, 5),
+    lines: tuple[int, int, int] | None = None,
+    partitions: tuple[int, int, int] | None = None,
+    trajectory: str = "cartesian",
+    calibration: str | None = None,
+):
+    """An encoding of the ISMRMRD header; ``lines`` and ``partitions`` are (minimum, maximum, center)."""
+    from ismrmrd import xsd
+
+    parallel = None
+    if calibration is not None:
+        parallel = xsd.parallelImagingType(
+            accelerationFactor=xsd.accelerationFactorType(kspace_encoding_step_1=2, kspace_encoding_step_2=1),
+            calibrationMode=xsd.calibrationModeType(calibration),
+        )
+    return xsd.encodingType(
+        encodedSpace=space(encoded, encoded_fov),
+        reconSpace=space(recon, recon_fov),
+        encodingLimits=xsd.encodingLimitsType(
+            kspace_encoding_step_1=limit(lines),
+            kspace_encoding_step_2=limit(partitions),
+        ),
+        trajectory=xsd.trajectoryType(trajectory),
+        parallelImaging=parallel,
+    )
+
+
+def ismrmrd_xml(*encodings, vendor: str = "ACME") -> str:
+    from ismrmrd import xsd
+
+    return xsd.ToXML(
+        xsd.ismrmrdHeader(
+            encoding=list(encodings),
+            experimentalConditions=xsd.experimentalConditionsType(H1resonanceFrequency_Hz=123200000),
+            acquisitionSystemInformation=xsd.acquisitionSystemInformationType(systemVendor=vendor),
+            sequenceParameters=xsd.sequenceParametersType(TR=[500.0]),
+        )
+    )
+
+
+def readout(data: np.ndarray, trajectory: np.ndarray | None = None, *, flags: tuple[int, ...] = (), **fields):
+    """An ISMRMRD readout of (coil, sample); counters by their names, the rest by the header's."""
+    import ismrmrd
+
+    acquisition = ismrmrd.Acquisition.from_array(np.ascontiguousarray(data, np.complex64), trajectory)
+    counters = {name for name, _ in ismrmrd.EncodingCounters._fields_}
+    defaults = {
+        "center_sample": data.shape[1] // 2,
+        "read_dir": (1.0, 0.0, 0.0),
+        "phase_dir": (0.0, 1.0, 0.0),
+        "slice_dir": (0.0, 0.0, 1.0),
+    }
+    for name, value in (defaults | fields).items():
+        if name in counters:
+            setattr(acquisition.idx, name, value)
+        elif isinstance(value, tuple):
+            getattr(acquisition, name)[:] = value
+        else:
+            setattr(acquisition, name, value)
+    for flag in flags:
+        acquisition.set_flag(flag)
+    return acquisition
+
+
+def write_ismrmrd(path: Path, header: str, readouts: list, group: str = "dataset") -> Path:
+    import ismrmrd
+
+    with ismrmrd.Dataset(str(path), group) as dataset:
+        dataset.write_xml_header(header)
+        for acquisition in readouts:
+            dataset.append_acquisition(acquisition)
+    return path
+
+
+@sample("ismrmrd")
+def make_ismrmrd(folder: Path) -> Path:
+    k = complex_normal((2, 3, 12, 16))
+    readouts = [
+        readout(k[s, :, y], kspace_encode_step_1=y, slice=s, position=(0.0, 0.0, 5.0 * s))
+        for s in range(2)
+        for y in range(12)
+    ]
+    header = ismrmrd_xml(encoding((16, 12, 1), (8, 12, 1), lines=(0, 11, 6)))
+    return write_ismrmrd(folder / "scan.mrd", header, readouts)
+
+
+@sample("ismrmrd-radial")
+def make_radial(folder: Path) -> Path:
+    angles = np.arange(9) * np.pi / 9
+    radius = (np.arange(16) - 8) / 16
+    spokes = [np.stack([radius * np.cos(a), radius * np.sin(a)], 1).astype(np.float32) for a in angles]
+    k = complex_normal((9, 2, 16))
+    readouts = [readout(k[i], spokes[i], kspace_encode_step_1=i) for i in range(9)]
+    header = ismrmrd_xml(
+        encoding((16, 16, 1), (16, 16, 1), encoded_fov=(200, 200, 5), trajectory="radial", lines=(0, 8, 4))
+    )
+    return write_ismrmrd(folder / "radial.mrd", header, readouts)
+
+
+def write_fastmri(
+    path: Path, kspace: np.ndarray, *, header: str | None = None, mask: np.ndarray | None = None, **arrays: np.ndarray
+) -> Path:
+    """As fastMRI lays it out: (slice, coil, readout, phase), or without coils."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+        if header is not None:
+            file.create_dataset("ismrmrd_header", data=header.encode())
+        if mask is not None:
+            file["mask"] = mask
+        for name, array in arrays.items():
+            file[name] = array
+        file.attrs["acquisition"] = "AXT2"
+        file.attrs["max"] = 0.5
+        file.attrs["patient_id"] = "0" * 8
+    return path
+
+
+def fastmri_header() -> str:
+    """640 x 368 scaled down: readout 32 samples, 20 lines of which 18 were acquired."""
+    return ismrmrd_xml(
+        encoding((32, 20, 1), (16, 16, 1), encoded_fov=(320, 200, 5), recon_fov=(160, 160, 5), lines=(0, 17, 9))
+    )
+
+
+@sample("fastmri")
+def make_fastmri(folder: Path) -> Path:
+    kspace = complex_normal((2, 4, 32, 20))
+    kspace[..., :1] = kspace[..., 19:] = 0
+    reference = np.random.default_rng(0).random((2, 16, 16), np.float32)
+    return write_fastmri(folder / "multicoil.h5", kspace, header=fastmri_header(), reconstruction_rss=reference)
+
+
+@sample("fastmri-singlecoil")
+def make_fastmri_singlecoil(folder: Path) -> Path:
+    mask = np.zeros(20, np.float32)
+    mask[::3] = mask[8:12] = 1
+    kspace = complex_normal((2, 32, 20)) * mask
+    return write_fastmri(folder / "singlecoil.h5", kspace.astype(np.complex64), header=fastmri_header(), mask=mask)
+
+
+def calgary_kspace(image: np.ndarray, *, corner: bool) -> np.ndarray:
+    """From images (x, coil, y, z) to the collection's layout (x, ky, kz, 24)."""
+    k = np.fft.fft2(image)
+    if not corner:
+        k = np.fft.fftshift(k, (-2, -1))
+    k = np.moveaxis(k, 1, -1)
+    return np.stack([k.real, k.imag], -1).reshape(*k.shape[:3], 24).astype(np.float32)
+
+
+def blob(shape: tuple[int, int], coils: int) -> np.ndarray:
+    """A smooth image off the centre, seen by several coils with their own phases: (coil, y, x)."""
+    y, x = (np.arange(n) - n // 2 for n in shape)
+    magnitude = np.exp(-(((y[:, None] - 3) / shape[0] * 6) ** 2) - ((x / shape[1] * 7) ** 2))
+    return magnitude * np.exp(1j * np.arange(coils))[:, None, None]
+
+
+@sample("calgary")
+def make_calgary_npy(folder: Path) -> Path:
+    image = np.stack([blob((40, 36), 12)] * 4)
+    np.save(folder / "e1.npy", calgary_kspace(image, corner=False))
+    return folder / "e1.npy"
+
+
+@sample("calgary-h5")
+def make_calgary_h5(folder: Path) -> Path:
+    import h5py
+
+    image = np.stack([blob((40, 36), 12)] * 4)
+    with h5py.File(folder / "e1.h5", "w") as file:
+        file.create_dataset("kspace", data=calgary_kspace(image, corner=True))
+    return folder / "e1.h5"

@@ -1,0 +1,125 @@
+"""HDF5 files read one slice at a time; whatever goes wrong inside the library becomes one line.
+
+Imports h5py, so readers import this module inside their functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from recon.datasets.limits import MAX_EXPANSION, check_claim
+from recon.physics.errors import DTypeError, FileFormatError, ReconError
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open for reading; errors of the library, then and inside the block, become `FileFormatError`."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except ReconError:
+        raise
+    except FileNotFoundError as error:
+        raise FileFormatError("no such file", file=path) from error
+    except PermissionError as error:
+        raise FileFormatError("the file may not be read", file=path) from error
+    except Exception as error:
+        raise FileFormatError(
+            "the HDF5 file is damaged or was cut short",
+            file=path,
+            found=f"{type(error).__name__}: {error}",
+            cure="Copy it again from where it came",
+        ) from error
+
+
+def get_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    """Return a dataset of a group after its claims have been held against the file (`check_claim`)."""
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise FileFormatError(
+            f"the file has no dataset {name!r}", file=path, found=", ".join(list(group)[:20]) or "nothing"
+        )
+    stored = int(found.id.get_storage_size())
+    size = path.stat().st_size
+    if stored > size:
+        raise FileFormatError(
+            f"the dataset {name!r} is larger than the file", file=path, found=f"{stored} bytes", expected=size
+        )
+    if found.shape is None:
+        raise FileFormatError(f"the dataset {name!r} is empty", file=path)
+    if found.ndim:
+        filtered = found.id.get_create_plist().get_nfilters() > 0
+        expansion = MAX_EXPANSION if filtered else 1
+        check_claim(found.shape, found.dtype.itemsize, stored=stored, path=path, what=f"{name!r}", expansion=expansion)
+    if found.chunks:  # a chunk is read whole, and may be larger than an array that can grow
+        check_claim((1, *found.chunks), found.dtype.itemsize, stored=size, path=path, what=f"a chunk of {name!r}")
+    return found
+
+
+def read_text(dataset: h5py.Dataset, path: Path) -> str:
+    """Read a dataset that holds one string, as a scalar or as its only element."""
+    if prod(dataset.shape) != 1:
+        raise FileFormatError(f"{dataset.name} is not one text", file=path, found=f"shape {dataset.shape}")
+    value = dataset[()]
+    value = value.item() if isinstance(value, np.ndarray) else value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if isinstance(value, str):
+        return value
+    raise FileFormatError(f"{dataset.name} is not a text", file=path, found=f"dtype {dataset.dtype}")
+
+
+def check_complex(dtype: np.dtype, path: Path, what: str = "k-space") -> None:
+    """Raise `DTypeError` unless the values are complex, or pairs of real and imaginary part."""
+    if dtype.kind == "c":
+        return
+    if dtype.fields and len(dtype.fields) == 2 and all(field[0].kind in "fiu" for field in dtype.fields.values()):
+        return
+    raise DTypeError(
+        f"{what} is not complex",
+        file=path,
+        found=f"dtype {dtype}",
+        expected="complex64, complex128 or pairs of real and imaginary part",
+        cure="If the last axis holds real and imaginary part, store them as complex64",
+    )
+
+
+def to_complex(array: np.ndarray) -> np.ndarray:
+    """Return as complex64: complex of any precision, or pairs (real, imaginary) of any number type."""
+    if array.dtype.fields is None:
+        return array.astype(np.complex64, copy=False)
+    out = np.empty(array.shape, np.complex64)
+    out.real, out.imag = (array[name] for name in array.dtype.names or ())
+    return out
+
+
+def read_slice(path: Path, name: str, index: int) -> np.ndarray:
+    """Open the file, read one slice of a dataset, close the file."""
+    with open_hdf5(path) as file:
+        return np.asarray(file[name][index])
+
+
+def read_complex_slice(path: Path, name: str, index: int) -> np.ndarray:
+    """Read one slice of k-space as complex64."""
+    return to_complex(read_slice(path, name, index))
+
+
+def attributes(file: h5py.Group) -> dict[str, Any]:
+    """Return the attributes that are one number or text, as Python's own types."""
+    found: dict[str, Any] = {}
+    for name, value in file.attrs.items():
+        item = value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
+        if isinstance(item, bytes):
+            item = item.decode("utf-8", errors="replace")
+        if isinstance(item, str | int | float):
+            found[name] = item
+    return found

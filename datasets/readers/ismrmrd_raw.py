@@ -1,0 +1,443 @@
+"""ISMRMRD, the vendor-neutral raw data format [Inati 2017, https://doi.org/10.1002/mrm.26089], read with h5py.
+
+The data are a table of readouts. Their headers are read at once (they say where each readout belongs), the
+samples slice by slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recon.datasets.geometry import affine_ras, are_directions, slice_step
+from recon.datasets.ismrmrd_header import Encoding, Header, parse_header
+from recon.datasets.lazy import LazySlices
+from recon.datasets.limits import check_claim
+from recon.datasets.noncartesian import SpokesRead, sample_trajectory
+from recon.datasets.readers import ReadOptions, readers
+from recon.datasets.readouts import GridRead, Readouts, grid_size, sampled_fractions, sort_entries
+from recon.datasets.scan import Scan, Source
+from recon.physics.errors import DataError, FileFormatError
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_NOISE, _CALIBRATION, _CALIBRATION_AND_IMAGING, _REVERSE = 19, 20, 21, 22
+_LEFT_OUT = {
+    23: "navigator",
+    24: "phase correction",
+    26: "feedback",
+    27: "dummy",
+    28: "feedback",
+    29: "surface coil correction",
+    30: "phase stabilisation",
+    31: "phase stabilisation",
+}
+_COUNTERS = ("contrast", "phase", "repetition", "set", "slice")
+_SEPARATE = ("separate", "external")
+_HEAD = np.dtype(
+    [
+        ("flags", "<u8"),
+        ("number_of_samples", "<u2"),
+        ("active_channels", "<u2"),
+        ("discard_pre", "<u2"),
+        ("discard_post", "<u2"),
+        ("center_sample", "<u2"),
+        ("encoding_space_ref", "<u2"),
+        ("trajectory_dimensions", "<u2"),
+        ("sample_time_us", "<f4"),
+        ("position", "<f4", (3,)),
+        ("read_dir", "<f4", (3,)),
+        ("phase_dir", "<f4", (3,)),
+        ("slice_dir", "<f4", (3,)),
+        (
+            "idx",
+            [(n, "<u2") for n in ("kspace_encode_step_1", "kspace_encode_step_2", "average", *_COUNTERS)],
+        ),
+    ]
+)
+
+
+@readers.register("ismrmrd")
+class IsmrmrdReader:
+    """HDF5 with a group, of any name, that holds ``xml`` and the table ``data``."""
+
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Answer to HDF5 files with such a group."""
+        return head.startswith(_SIGNATURE) and bool(_groups(path))
+
+    def read(self, path: Path, options: ReadOptions) -> Scan:
+        """Read the header and the headers of the readouts; samples stay on disk, except noise.
+
+        ``options.variable`` names the group where a file has several; else it is the last with image data.
+
+        Raises
+        ------
+        FileFormatError
+            A broken header, or readouts that do not fit it.
+        DataError
+            No image data.
+        """
+        groups = _groups(path)
+        if options.variable is not None and options.variable not in groups:
+            raise FileFormatError(
+                f"no ISMRMRD group {options.variable!r}", file=path, found=", ".join(groups) or "none"
+            )
+        tables = [_table(path, name) for name in groups]
+        with_image = [t for t in tables if t.imaging.any()]
+        if options.variable is not None:
+            with_image = [t for t in with_image if t.group == options.variable]
+        if not with_image:
+            raise DataError("no image data among the readouts", file=path, found=f"groups {', '.join(groups)}")
+        return _Reading(path, with_image[-1], tables).scan()
+
+
+def _groups(path: Path) -> list[str]:
+    """Return the groups that hold a table of readouts."""
+    from recon.datasets.hdf5 import open_hdf5
+
+    found = []
+    with open_hdf5(path) as file:
+        for name, group in file.items():
+            data = group.get("data") if hasattr(group, "keys") else None
+            if data is not None and getattr(data, "dtype", np.dtype("u1")).names == ("head", "traj", "data"):
+                found.append(name)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The headers of a group's readouts."""
+
+    group: str
+    head: np.ndarray
+    text: str
+    stored: int
+
+    def flag(self, bit: int) -> np.ndarray:
+        return (self.head["flags"] >> np.uint64(bit - 1)) & np.uint64(1) != 0
+
+    @property
+    def imaging(self) -> np.ndarray:
+        """Readouts that are neither noise nor of another purpose."""
+        out = ~self.flag(_NOISE) & (self.head["number_of_samples"] > 0)
+        for bit in _LEFT_OUT:
+            out &= ~self.flag(bit)
+        return out
+
+
+def _table(path: Path, group: str) -> _Table:
+    from recon.datasets.hdf5 import get_dataset, open_hdf5, read_text
+
+    with open_hdf5(path) as file:
+        data = get_dataset(file[group], "data", path)
+        if data.ndim != 1:
+            data_shape = f"shape {data.shape}"
+            raise FileFormatError("the table of readouts has not one axis", file=path, found=data_shape)
+        head = np.empty(data.shape[0], np.dtype([("head", _HEAD)]))
+        data.read_direct(head)
+        text = read_text(get_dataset(file[group], "xml", path), path)
+    return _Table(group, head["head"], text, path.stat().st_size)
+
+
+def _fetch(path: Path, group: str, field: str, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Read the ``data`` or ``traj`` of some rows as flat float32 arrays."""
+    import h5py
+
+    from recon.datasets.hdf5 import open_hdf5
+
+    with open_hdf5(path) as file:
+        dataset = file[group]["data"].id
+        values = np.empty(len(rows), np.dtype([(field, h5py.vlen_dtype(np.float32))]))
+        order = np.argsort(rows)  # rows of one slice lie apart, each read in the order of the file
+        space = dataset.get_space()
+        space.select_elements(rows[order][:, None].astype(np.uint64))
+        dataset.read(h5py.h5s.create_simple((len(rows),)), space, values, h5py.h5t.py_create(values.dtype))
+        back = np.empty(len(rows), np.int64)
+        back[order] = np.arange(len(rows))
+    for i in back:
+        yield values[field][i]
+
+
+def _samples(path: Path, group: str, coils: int, counts: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Read readouts as (coil, sample); ``counts`` is what the headers of all rows say."""
+    for row, flat in zip(rows, _fetch(path, group, "data", rows), strict=True):
+        if flat is None or len(flat) != 2 * coils * int(counts[row]):
+            raise FileFormatError(
+                f"readout {row} is not what its header says",
+                file=path,
+                found=f"{0 if flat is None else len(flat)} values",
+                expected=f"{coils} coils of {counts[row]} samples",
+            )
+        yield np.ascontiguousarray(flat, np.float32).view(np.complex64).reshape(coils, -1)
+
+
+class _Reading:
+    """The steps from the headers of one group to a `Scan`."""
+
+    def __init__(self, path: Path, table: _Table, tables: list[_Table]) -> None:
+        self.path, self.table = path, table
+        self.header: Header = parse_header(table.text, path)
+        self.notes: list[str] = []
+        if len(tables) > 1:
+            self.notes.append(f"group {table.group!r} of {', '.join(t.group for t in tables)} was read")
+        self.rows = np.flatnonzero(self._choose())
+        self.head = table.head[self.rows]
+        self.encoding: Encoding = self.header.encodings[self.number]
+        self.coils = int(self.head["active_channels"][0])
+        self.tables = tables
+
+    def _choose(self) -> np.ndarray:
+        """Return which readouts belong to the image, with a note on all others."""
+        table, head = self.table, self.table.head
+        for bit, name in _LEFT_OUT.items():
+            if n := int(table.flag(bit).sum()):
+                self.notes.append(f"{n} {name} readouts left out")
+        chosen = table.imaging
+        refs = np.unique(head["encoding_space_ref"][chosen])
+        self.number = int(refs[0])
+        if self.number >= len(self.header.encodings):
+            raise FileFormatError(
+                "the readouts name an encoding that the header lacks",
+                file=self.path,
+                found=f"encoding {self.number}",
+                expected=f"below {len(self.header.encodings)}",
+            )
+        if len(refs) > 1:
+            self.notes.append(f"encoding {self.number} was read; left out: {', '.join(map(str, refs[1:]))}")
+            chosen &= head["encoding_space_ref"] == self.number
+        only_calibration = chosen & table.flag(_CALIBRATION) & ~table.flag(_CALIBRATION_AND_IMAGING)
+        if n := int(only_calibration.sum()):
+            mode = (self.header.encodings[self.number].calibration or "unstated").strip().lower()
+            if mode in _SEPARATE and (chosen & ~only_calibration).any():
+                self.notes.append(f"{n} readouts of a {mode} calibration scan left out")
+                chosen &= ~only_calibration
+            else:
+                self.notes.append(f"{n} calibration lines used with the image lines (calibration mode: {mode})")
+        channels, counts = np.unique(head["active_channels"][chosen], return_counts=True)
+        if len(channels) > 1:
+            most = channels[counts.argmax()]
+            n = int(counts.sum() - counts.max())
+            self.notes.append(f"{n} readouts with another number of coils than {most} left out")
+            chosen &= head["active_channels"] == most
+        return chosen
+
+    def scan(self) -> Scan:
+        if not 1 <= self.coils <= 1024:
+            raise FileFormatError("an impossible number of coils", file=self.path, found=self.coils)
+        counters = {name: self.head["idx"][name] for name in _COUNTERS}
+        entry, labels, reordered = sort_entries(counters, self.head["position"], self.head["slice_dir"][0])
+        if reordered:
+            self.notes.append("slices sorted by position (the counter's order is another: see labels)")
+        labels = tuple({**label, "encoding": self.number} for label in labels)
+        dims = np.unique(self.head["trajectory_dimensions"])
+        if dims.any():
+            fields = self._spokes(entry, len(labels))
+        elif self.encoding.trajectory not in ("cartesian", "epi"):
+            raise FileFormatError(
+                f"a {self.encoding.trajectory} scan whose readouts bring no trajectory",
+                file=self.path,
+                cure="Write the trajectory into the ISMRMRD file when converting",
+            )
+        else:
+            fields = self._grid(entry, len(labels))
+        fields |= self._geometry(entry, labels, cartesian=not dims.any())
+        return Scan(
+            source=Source("ismrmrd", self.path),
+            labels=labels,
+            noise=self._noise(entry),
+            header=self._fields(),
+            notes=tuple(self.notes),
+            **fields,
+        )
+
+    def _grid(self, entry: np.ndarray, entries: int) -> dict[str, Any]:
+        """Lay the readouts onto the encoded matrix."""
+        head, path = self.head, self.path
+        nx, ny, nz = self.encoding.encoded.matrix
+        reverse = self.table.flag(_REVERSE)[self.rows]
+        total = head["number_of_samples"].astype(np.int64)
+        skip = head["discard_pre"].astype(np.int64)
+        count = total - skip - head["discard_post"]
+        center = head["center_sample"].astype(np.int64)
+        if not center.any() and (count == nx).all():
+            center = skip + nx // 2
+            self.notes.append("no centre sample in the readouts: taken to be the middle")
+        center = np.where(reverse, total - center, center)
+        before = center - np.where(reverse, total - skip - count, skip)
+        needed = int(
+            max(grid_size(int(b), int(c - b)) for b, c in set(zip(before.tolist(), count.tolist(), strict=True)))
+        )
+        if needed > nx:
+            self.notes.append(f"readouts need {needed} samples, the encoded matrix has {nx}: widened")
+            nx = needed
+        x = nx // 2 - before
+        y = self._lines("kspace_encode_step_1", "kspace_encoding_step_1", ny)
+        z = self._lines("kspace_encode_step_2", "kspace_encoding_step_2", nz)
+        order = np.lexsort((self.rows, entry))
+        readouts = Readouts(self.rows, entry, z, y, x, skip, count, reverse).select(order)
+        readouts.check((nz, ny, nx), path)
+        shape = (self.coils, nz, ny, nx)
+        check_claim((entries, *shape), 8, stored=self.table.stored, path=path, what="the encoded k-space")
+        places = np.stack([readouts.entry, readouts.z, readouts.y], axis=1)
+        repeats = np.unique(places, axis=0, return_counts=True)[1]
+        self.averages = int(repeats[0]) if (repeats == repeats[0]).all() else 1
+        if repeats.max() > 1:
+            self.notes.append(f"lines acquired up to {repeats.max()} times were averaged")
+        fetch = partial(_samples, path, self.table.group, self.coils, self.table.head["number_of_samples"])
+        starts = np.searchsorted(readouts.entry, np.arange(entries + 1))
+        squeeze = nz == 1
+        read = GridRead(readouts, starts, shape, fetch, squeeze)
+        mask = readouts.mask(entries, (nz, ny, nx))
+        spatial = (ny, nx) if squeeze else (nz, ny, nx)
+        mask = mask[:, 0] if squeeze else mask
+        return {
+            "kspace": LazySlices((entries, self.coils, *spatial), np.dtype(np.complex64), read, path),
+            "mask": mask[0] if len(mask) == 1 else mask,
+            "partial_fourier": sampled_fractions(mask, spatial),
+            "readout_axis": -1,
+            "oversampling": self.encoding.oversampling,
+        }
+
+    def _lines(self, counter: str, name: str, n: int) -> np.ndarray:
+        """Return the grid lines of a phase encoding counter: its centre goes to the centre of the matrix."""
+        index = self.head["idx"][counter].astype(np.int64)
+        limit = self.encoding.limits.get(name)
+        if limit is None:
+            if n > 1:
+                self.notes.append(f"no limits for {name}: its centre is taken to be {n // 2}")
+            return index
+        shifted = index + n // 2 - limit.center
+        if (shifted.min() < 0 or shifted.max() >= n) and index.max() < n:
+            self.notes.append(f"{name}: the centre {limit.center} does not fit the matrix {n}, {n // 2} taken")
+            return index
+        return shifted
+
+    def _spokes(self, entry: np.ndarray, entries: int) -> dict[str, Any]:
+        """Keep the readouts as samples along a trajectory."""
+        path, head = self.path, self.head
+        shape = np.unique(
+            np.stack(
+                [head[n] for n in ("number_of_samples", "discard_pre", "discard_post", "trajectory_dimensions")], 1
+            ),
+            axis=0,
+        )
+        per_entry = np.bincount(entry, minlength=entries)
+        if len(shape) > 1 or (per_entry != per_entry[0]).any():
+            raise DataError(
+                "readouts of several lengths, or another number of them in each slice",
+                file=path,
+                found=f"{len(shape)} lengths, {per_entry.min()} to {per_entry.max()} readouts a slice",
+            )
+        total, pre, post, dims = map(int, shape[0])
+        if pre + post >= total:
+            raise FileFormatError("a readout without samples", file=path)
+        order = np.lexsort((self.rows, entry))
+        rows = self.rows[order].reshape(entries, -1)
+        samples = (total - pre - post) * rows.shape[1]
+        stored = self.table.stored
+        check_claim((entries, self.coils, samples), 8, stored=stored, path=path, what="the k-space", expansion=1)
+        steps = head["idx"]["kspace_encode_step_2"][order].reshape(entries, -1)
+        limit = self.encoding.limits.get("kspace_encoding_step_2")
+        kz = steps.astype(np.float32) - (limit.center if limit else self.encoding.encoded.matrix[2] // 2)
+        trajectory, density = sample_trajectory(
+            rows,
+            partial(_fetch, path, self.table.group, "traj"),
+            (total, dims),
+            slice(pre, total - post),
+            kz,
+            self.encoding.recon.matrix,
+            path,
+            self.notes,
+        )
+        self.averages = 1
+        fetch = partial(_samples, path, self.table.group, self.coils, self.table.head["number_of_samples"])
+        read = SpokesRead(rows, fetch, slice(pre, total - post))
+        return {
+            "kspace": LazySlices((entries, self.coils, samples), np.dtype(np.complex64), read, path),
+            "trajectory": trajectory,
+            "density": density,
+        }
+
+    def _geometry(self, entry: np.ndarray, labels: tuple[dict[str, int], ...], *, cartesian: bool) -> dict[str, Any]:
+        """Return voxel size, crop and affine."""
+        encoding = self.encoding
+        space = encoding.encoded if cartesian else encoding.recon
+        dx, dy, dz = space.spacing
+        mx, my, mz = encoding.crop if cartesian else encoding.recon.matrix
+        volume = (mz > 1 or encoding.encoded.matrix[2] > 1) if cartesian else mz > 1
+        found: dict[str, Any] = {"spacing": (dz, dy, dx), "matrix": (mz, my, mx) if volume else (my, mx)}
+        first = np.unique(entry, return_index=True)[1]
+        heads = self.head[first]
+        axes = np.stack([heads[0][name].astype(np.float64) for name in ("read_dir", "phase_dir", "slice_dir")])
+        if not are_directions(axes):
+            self.notes.append("no valid directions in the readouts: no affine")
+            return found
+        if (self.header.vendor or "").lower() == "siemens":
+            axes[:2] *= -1  # Siemens' data want an FFT where ours is an inverse FFT: the image comes out mirrored
+            if volume:
+                axes[2] *= -1
+        same = [i for i, label in enumerate(labels) if all(label[n] == labels[0][n] for n in _COUNTERS if n != "slice")]
+        positions = heads["position"][same].astype(np.float64)
+        if not np.isfinite(positions).all():
+            self.notes.append("positions that are not finite: no affine")
+            return found
+        step = slice_step(positions, axes[2], dz)
+        if volume:
+            step = axes[2] * dz
+        if step is None:
+            self.notes.append("slices are not evenly spaced: no affine")
+            return found
+        if not volume:
+            found["spacing"] = (float(np.linalg.norm(step)), dy, dx)
+        found["affine"] = affine_ras(
+            positions[0], np.stack([axes[0] * dx, axes[1] * dy, step]), (mx, my, mz if volume else 1)
+        )
+        return found
+
+    def _noise(self, entry: np.ndarray) -> np.ndarray | None:  # noqa: ARG002
+        """Read the noise readouts, scaled to the bandwidth and the averages of the image."""
+        for table in (self.table, *reversed(self.tables)):
+            chosen = table.flag(_NOISE) & (table.head["active_channels"] == self.coils)
+            rows = np.flatnonzero(chosen & (table.head["number_of_samples"] > 0))
+            if len(rows):
+                break
+        else:
+            if any(table.flag(_NOISE).any() for table in self.tables):
+                self.notes.append("noise readouts with another number of coils left out")
+            return None
+        total = int(table.head["number_of_samples"][rows].astype(np.int64).sum())
+        check_claim((1, self.coils, total), 8, stored=table.stored, path=self.path, what="the noise", expansion=1)
+        counts = table.head["number_of_samples"]
+        noise = np.concatenate(list(_samples(self.path, table.group, self.coils, counts, rows)), axis=1)
+        dwell, image_dwell = float(table.head["sample_time_us"][rows[0]]), float(self.head["sample_time_us"][0])
+        scale = 1.0
+        if dwell > 0 and image_dwell > 0 and np.isfinite([dwell, image_dwell]).all():
+            scale = float(np.sqrt(dwell / image_dwell))
+        if scale != 1:
+            self.notes.append(f"noise scaled by {scale:.4g} from {dwell:g} to the image's {image_dwell:g} us a sample")
+        if self.averages > 1:
+            scale /= np.sqrt(self.averages)
+            self.notes.append(f"noise scaled down for {self.averages} averages")
+        return noise * np.float32(scale)
+
+    def _fields(self) -> dict[str, Any]:
+        encoding = self.encoding
+        fields: dict[str, Any] = dict(self.header.fields)
+        fields |= {
+            "group": self.table.group,
+            "encodings": len(self.header.encodings),
+            "trajectory": encoding.trajectory,
+            "encoded_matrix": list(encoding.encoded.matrix),
+            "recon_matrix": list(encoding.recon.matrix),
+            "encoded_fov_mm": list(encoding.encoded.fov),
+            "recon_fov_mm": list(encoding.recon.fov),
+        }
+        if encoding.acceleration is not None:
+            fields["acceleration"] = list(encoding.acceleration)
+        if encoding.calibration is not None:
+            fields["calibration_mode"] = encoding.calibration
+        return fields
