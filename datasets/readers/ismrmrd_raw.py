@@ -6,8 +6,6 @@ samples slice by slice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,19 @@ import numpy as np
 
 from recon.datasets.geometry import affine_ras, are_directions, slice_step
 from recon.datasets.ismrmrd_header import Encoding, Header, parse_header
+from recon.datasets.ismrmrd_table import (
+    CALIBRATION,
+    CALIBRATION_AND_IMAGING,
+    COUNTERS,
+    LEFT_OUT,
+    NOISE,
+    REVERSE,
+    Table,
+    find_groups,
+    read_samples,
+    read_table,
+    read_values,
+)
 from recon.datasets.lazy import LazySlices
 from recon.datasets.limits import check_claim
 from recon.datasets.noncartesian import SpokesRead, sample_trajectory
@@ -25,40 +36,7 @@ from recon.datasets.scan import Scan, Source
 from recon.physics.errors import DataError, FileFormatError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_NOISE, _CALIBRATION, _CALIBRATION_AND_IMAGING, _REVERSE = 19, 20, 21, 22
-_LEFT_OUT = {
-    23: "navigator",
-    24: "phase correction",
-    26: "feedback",
-    27: "dummy",
-    28: "feedback",
-    29: "surface coil correction",
-    30: "phase stabilisation",
-    31: "phase stabilisation",
-}
-_COUNTERS = ("contrast", "phase", "repetition", "set", "slice")
 _SEPARATE = ("separate", "external")
-_HEAD = np.dtype(
-    [
-        ("flags", "<u8"),
-        ("number_of_samples", "<u2"),
-        ("active_channels", "<u2"),
-        ("discard_pre", "<u2"),
-        ("discard_post", "<u2"),
-        ("center_sample", "<u2"),
-        ("encoding_space_ref", "<u2"),
-        ("trajectory_dimensions", "<u2"),
-        ("sample_time_us", "<f4"),
-        ("position", "<f4", (3,)),
-        ("read_dir", "<f4", (3,)),
-        ("phase_dir", "<f4", (3,)),
-        ("slice_dir", "<f4", (3,)),
-        (
-            "idx",
-            [(n, "<u2") for n in ("kspace_encode_step_1", "kspace_encode_step_2", "average", *_COUNTERS)],
-        ),
-    ]
-)
 
 
 @readers.register("ismrmrd")
@@ -67,7 +45,7 @@ class IsmrmrdReader:
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Answer to HDF5 files with such a group."""
-        return head.startswith(_SIGNATURE) and bool(_groups(path))
+        return head.startswith(_SIGNATURE) and bool(find_groups(path))
 
     def read(self, path: Path, options: ReadOptions) -> Scan:
         """Read the header and the headers of the readouts; samples stay on disk, except noise.
@@ -81,12 +59,12 @@ class IsmrmrdReader:
         DataError
             No image data.
         """
-        groups = _groups(path)
+        groups = find_groups(path)
         if options.variable is not None and options.variable not in groups:
             raise FileFormatError(
                 f"no ISMRMRD group {options.variable!r}", file=path, found=", ".join(groups) or "none"
             )
-        tables = [_table(path, name) for name in groups]
+        tables = [read_table(path, name) for name in groups]
         with_image = [t for t in tables if t.imaging.any()]
         if options.variable is not None:
             with_image = [t for t in with_image if t.group == options.variable]
@@ -95,90 +73,10 @@ class IsmrmrdReader:
         return _Reading(path, with_image[-1], tables).scan()
 
 
-def _groups(path: Path) -> list[str]:
-    """Return the groups that hold a table of readouts."""
-    from recon.datasets.hdf5 import open_hdf5
-
-    found = []
-    with open_hdf5(path) as file:
-        for name, group in file.items():
-            data = group.get("data") if hasattr(group, "keys") else None
-            if data is not None and getattr(data, "dtype", np.dtype("u1")).names == ("head", "traj", "data"):
-                found.append(name)
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """The headers of a group's readouts."""
-
-    group: str
-    head: np.ndarray
-    text: str
-    stored: int
-
-    def flag(self, bit: int) -> np.ndarray:
-        return (self.head["flags"] >> np.uint64(bit - 1)) & np.uint64(1) != 0
-
-    @property
-    def imaging(self) -> np.ndarray:
-        """Readouts that are neither noise nor of another purpose."""
-        out = ~self.flag(_NOISE) & (self.head["number_of_samples"] > 0)
-        for bit in _LEFT_OUT:
-            out &= ~self.flag(bit)
-        return out
-
-
-def _table(path: Path, group: str) -> _Table:
-    from recon.datasets.hdf5 import get_dataset, open_hdf5, read_text
-
-    with open_hdf5(path) as file:
-        data = get_dataset(file[group], "data", path)
-        if data.ndim != 1:
-            data_shape = f"shape {data.shape}"
-            raise FileFormatError("the table of readouts has not one axis", file=path, found=data_shape)
-        head = np.empty(data.shape[0], np.dtype([("head", _HEAD)]))
-        data.read_direct(head)
-        text = read_text(get_dataset(file[group], "xml", path), path)
-    return _Table(group, head["head"], text, path.stat().st_size)
-
-
-def _fetch(path: Path, group: str, field: str, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Read the ``data`` or ``traj`` of some rows as flat float32 arrays."""
-    import h5py
-
-    from recon.datasets.hdf5 import open_hdf5
-
-    with open_hdf5(path) as file:
-        dataset = file[group]["data"].id
-        values = np.empty(len(rows), np.dtype([(field, h5py.vlen_dtype(np.float32))]))
-        order = np.argsort(rows)  # rows of one slice lie apart, each read in the order of the file
-        space = dataset.get_space()
-        space.select_elements(rows[order][:, None].astype(np.uint64))
-        dataset.read(h5py.h5s.create_simple((len(rows),)), space, values, h5py.h5t.py_create(values.dtype))
-        back = np.empty(len(rows), np.int64)
-        back[order] = np.arange(len(rows))
-    for i in back:
-        yield values[field][i]
-
-
-def _samples(path: Path, group: str, coils: int, counts: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Read readouts as (coil, sample); ``counts`` is what the headers of all rows say."""
-    for row, flat in zip(rows, _fetch(path, group, "data", rows), strict=True):
-        if flat is None or len(flat) != 2 * coils * int(counts[row]):
-            raise FileFormatError(
-                f"readout {row} is not what its header says",
-                file=path,
-                found=f"{0 if flat is None else len(flat)} values",
-                expected=f"{coils} coils of {counts[row]} samples",
-            )
-        yield np.ascontiguousarray(flat, np.float32).view(np.complex64).reshape(coils, -1)
-
-
 class _Reading:
     """The steps from the headers of one group to a `Scan`."""
 
-    def __init__(self, path: Path, table: _Table, tables: list[_Table]) -> None:
+    def __init__(self, path: Path, table: Table, tables: list[Table]) -> None:
         self.path, self.table = path, table
         self.header: Header = parse_header(table.text, path)
         self.notes: list[str] = []
@@ -193,7 +91,7 @@ class _Reading:
     def _choose(self) -> np.ndarray:
         """Return which readouts belong to the image, with a note on all others."""
         table, head = self.table, self.table.head
-        for bit, name in _LEFT_OUT.items():
+        for bit, name in LEFT_OUT.items():
             if n := int(table.flag(bit).sum()):
                 self.notes.append(f"{n} {name} readouts left out")
         chosen = table.imaging
@@ -209,7 +107,7 @@ class _Reading:
         if len(refs) > 1:
             self.notes.append(f"encoding {self.number} was read; left out: {', '.join(map(str, refs[1:]))}")
             chosen &= head["encoding_space_ref"] == self.number
-        only_calibration = chosen & table.flag(_CALIBRATION) & ~table.flag(_CALIBRATION_AND_IMAGING)
+        only_calibration = chosen & table.flag(CALIBRATION) & ~table.flag(CALIBRATION_AND_IMAGING)
         if n := int(only_calibration.sum()):
             mode = (self.header.encodings[self.number].calibration or "unstated").strip().lower()
             if mode in _SEPARATE and (chosen & ~only_calibration).any():
@@ -228,7 +126,7 @@ class _Reading:
     def scan(self) -> Scan:
         if not 1 <= self.coils <= 1024:
             raise FileFormatError("an impossible number of coils", file=self.path, found=self.coils)
-        counters = {name: self.head["idx"][name] for name in _COUNTERS}
+        counters = {name: self.head["idx"][name] for name in COUNTERS}
         entry, labels, reordered = sort_entries(counters, self.head["position"], self.head["slice_dir"][0])
         if reordered:
             self.notes.append("slices sorted by position (the counter's order is another: see labels)")
@@ -258,7 +156,7 @@ class _Reading:
         """Lay the readouts onto the encoded matrix."""
         head, path = self.head, self.path
         nx, ny, nz = self.encoding.encoded.matrix
-        reverse = self.table.flag(_REVERSE)[self.rows]
+        reverse = self.table.flag(REVERSE)[self.rows]
         total = head["number_of_samples"].astype(np.int64)
         skip = head["discard_pre"].astype(np.int64)
         count = total - skip - head["discard_post"]
@@ -287,7 +185,7 @@ class _Reading:
         self.averages = int(repeats[0]) if (repeats == repeats[0]).all() else 1
         if repeats.max() > 1:
             self.notes.append(f"lines acquired up to {repeats.max()} times were averaged")
-        fetch = partial(_samples, path, self.table.group, self.coils, self.table.head["number_of_samples"])
+        fetch = partial(read_samples, path, self.table.group, self.coils, self.table.head["number_of_samples"])
         starts = np.searchsorted(readouts.entry, np.arange(entries + 1))
         squeeze = nz == 1
         read = GridRead(readouts, starts, shape, fetch, squeeze)
@@ -345,7 +243,7 @@ class _Reading:
         kz = steps.astype(np.float32) - (limit.center if limit else self.encoding.encoded.matrix[2] // 2)
         trajectory, density = sample_trajectory(
             rows,
-            partial(_fetch, path, self.table.group, "traj"),
+            partial(read_values, path, self.table.group, "traj"),
             (total, dims),
             slice(pre, total - post),
             kz,
@@ -354,7 +252,7 @@ class _Reading:
             self.notes,
         )
         self.averages = 1
-        fetch = partial(_samples, path, self.table.group, self.coils, self.table.head["number_of_samples"])
+        fetch = partial(read_samples, path, self.table.group, self.coils, self.table.head["number_of_samples"])
         read = SpokesRead(rows, fetch, slice(pre, total - post))
         return {
             "kspace": LazySlices((entries, self.coils, samples), np.dtype(np.complex64), read, path),
@@ -380,7 +278,7 @@ class _Reading:
             axes[:2] *= -1  # Siemens' data want an FFT where ours is an inverse FFT: the image comes out mirrored
             if volume:
                 axes[2] *= -1
-        same = [i for i, label in enumerate(labels) if all(label[n] == labels[0][n] for n in _COUNTERS if n != "slice")]
+        same = [i for i, label in enumerate(labels) if all(label[n] == labels[0][n] for n in COUNTERS if n != "slice")]
         positions = heads["position"][same].astype(np.float64)
         if not np.isfinite(positions).all():
             self.notes.append("positions that are not finite: no affine")
@@ -401,18 +299,18 @@ class _Reading:
     def _noise(self, entry: np.ndarray) -> np.ndarray | None:  # noqa: ARG002
         """Read the noise readouts, scaled to the bandwidth and the averages of the image."""
         for table in (self.table, *reversed(self.tables)):
-            chosen = table.flag(_NOISE) & (table.head["active_channels"] == self.coils)
+            chosen = table.flag(NOISE) & (table.head["active_channels"] == self.coils)
             rows = np.flatnonzero(chosen & (table.head["number_of_samples"] > 0))
             if len(rows):
                 break
         else:
-            if any(table.flag(_NOISE).any() for table in self.tables):
+            if any(table.flag(NOISE).any() for table in self.tables):
                 self.notes.append("noise readouts with another number of coils left out")
             return None
         total = int(table.head["number_of_samples"][rows].astype(np.int64).sum())
         check_claim((1, self.coils, total), 8, stored=table.stored, path=self.path, what="the noise", expansion=1)
         counts = table.head["number_of_samples"]
-        noise = np.concatenate(list(_samples(self.path, table.group, self.coils, counts, rows)), axis=1)
+        noise = np.concatenate(list(read_samples(self.path, table.group, self.coils, counts, rows)), axis=1)
         dwell, image_dwell = float(table.head["sample_time_us"][rows[0]]), float(self.head["sample_time_us"][0])
         scale = 1.0
         if dwell > 0 and image_dwell > 0 and np.isfinite([dwell, image_dwell]).all():
