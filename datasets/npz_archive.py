@@ -6,6 +6,7 @@ import math
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -78,7 +79,7 @@ class Archive:
         header = self.arrays[name]
         shape = (1,) * batch + header.shape
         check_size(self.path, shape, header.dtype.itemsize)
-        blocks = ForwardReader(lambda: zipfile.ZipFile(self.path).open(f"{name}.npy"), header.offset)
+        blocks = ForwardReader(partial(_open_member, self.path, name), header.offset)
 
         def read(index: int) -> ndarray:
             if not header.column_major:
@@ -111,3 +112,11 @@ def _check_member(info: zipfile.ZipInfo, header: ArrayHeader, path: Path) -> Non
         )
     expansion = 1 if info.compress_type == zipfile.ZIP_STORED else MAX_EXPANSION
     check_claim((wanted or 1, 1), 1, stored=info.compress_size, path=path, what=what, expansion=expansion)
+
+
+def _open_member(path: Path, name: str) -> IO[bytes]:
+    archive = zipfile.ZipFile(path)
+    try:
+        return archive.open(f"{name}.npy")
+    finally:
+        archive.close()  # the member keeps the file open for itself
