@@ -70,9 +70,7 @@ class DicomReader:
         affine, spacing = voxel_to_ras(frames)
         block = _own_text(first)
         fields = image_fields(block, path) if block else {}
-        header = {
-            name: _plain(first[name].value) for name in KEPT if name in first and first[name].value not in (None, "")
-        }
+        kept = {name: _plain(first[name].value) for name in KEPT if first.get(name) not in (None, "")}
         return Image(
             pixels=_pixels(frames, first, path),
             source=Source("dicom", path),
