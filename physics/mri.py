@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from deepinv.physics import LinearPhysics
@@ -16,6 +15,7 @@ from recon.physics.errors import DTypeError, MaskError, OptionError, ShapeError
 from recon.physics.fft import centring_phases, ifft_centred
 from recon.physics.layout import to_channels, to_complex
 from recon.physics.linalg import conjugate_gradient
+from recon.physics.sense import coil_images, combined, gram, gram_mask
 
 # Bytes of coil images that are worked on at once. On a processor a chunk stays in its cache; on an
 # accelerator a chunk only has to be large enough to fill it.
@@ -81,11 +81,10 @@ class MultiCoilMRI(LinearPhysics):
         self.register_buffer("coil_maps", maps)
         if mask is None:
             mask = torch.ones(maps.shape[3:], dtype=torch.bool, device=maps.device)
-        self.register_buffer("mask", self._checked_mask(mask))
-        for name in ("_phase_m", "_phase_k", "_gram_mask"):  # set by _prepare_*, and follow the device
+        self.register_buffer("mask", self._checked_mask(mask, maps))
+        for name in ("_phase_m", "_phase_k", "_gram_mask"):  # set by _prepare, and follow the device
             self.register_buffer(name, None, persistent=False)
-        self._prepare_maps()
-        self._prepare_mask()
+        self._prepare()
 
     # --- parameters -------------------------------------------------------------------------------------------
 
@@ -103,16 +102,12 @@ class MultiCoilMRI(LinearPhysics):
         self, mask: Tensor | None = None, coil_maps: Tensor | None = None, **_noise_parameters: object
     ) -> None:
         """Replace the mask, the coil maps or both. The noise model's parameters, which deepinv hands on, are left."""
-        if coil_maps is not None:
-            self.coil_maps = self._checked_maps(coil_maps).to(self.coil_maps.device)
-            self._prepare_maps()
-        if mask is not None:
-            self.mask = self._checked_mask(mask)
-            self._prepare_mask()
-        elif coil_maps is not None and tuple(self.mask.shape[2:]) != self.spatial:
-            raise MaskError(
-                "the mask does not fit the new coil maps", found=tuple(self.mask.shape), expected=self.spatial
-            )
+        if mask is None and coil_maps is None:
+            return
+        maps = self.coil_maps if coil_maps is None else self._checked_maps(coil_maps).to(self.coil_maps.device)
+        self.mask = self._checked_mask(self.mask if mask is None else mask, maps)  # nothing changes where one is bad
+        self.coil_maps = maps
+        self._prepare()
 
     def _checked_maps(self, maps: Tensor) -> Tensor:
         d = len(self._dims)
@@ -131,53 +126,50 @@ class MultiCoilMRI(LinearPhysics):
             )
         return maps.resolve_conj()
 
-    def _checked_mask(self, mask: Tensor) -> Tensor:
-        mask = mask.to(self.coil_maps.device)
+    def _checked_mask(self, mask: Tensor, maps: Tensor) -> Tensor:
+        spatial = tuple(maps.shape[3:])
+        found, ndim = tuple(mask.shape), len(spatial) + 2
+        mask = mask.to(maps.device).reshape((1,) * (ndim - mask.ndim) + found)
         if mask.dtype != torch.bool:
             if not bool(((mask == 0) | (mask == 1)).all()):
                 raise MaskError("a mask says sampled or not", expected="True and False, or 1 and 0")
             mask = mask != 0
-        d = len(self._dims)
-        found = tuple(mask.shape)
-        mask = mask.reshape((1,) * (d + 2 - mask.ndim) + found)
-        if mask.ndim == d + 2 and mask.shape[1] == 2 and torch.equal(mask[:, 0], mask[:, 1]):
+        if mask.ndim == ndim and mask.shape[1] == 2 and torch.equal(mask[:, 0], mask[:, 1]):
             mask = mask[:, :1]
-        fits = mask.ndim == d + 2 and mask.shape[1] == 1
-        fits = fits and all(m in (1, n) for m, n in zip(mask.shape[2:], self.spatial, strict=True))
-        if not fits:
+        fits = mask.ndim == ndim and mask.shape[1] == 1
+        fits = fits and all(m in (1, n) for m, n in zip(mask.shape[2:], spatial, strict=True))
+        if not fits or (mask.shape[0] > 1 and maps.shape[0] > 1 and mask.shape[0] != maps.shape[0]):
+            batch = "b" if maps.shape[0] == 1 else maps.shape[0]
             raise MaskError(
                 "the mask does not fit the coil maps",
                 found=found,
-                expected=f"a shape that broadcasts to (b, 1, {self.spatial})",
+                expected=f"a shape that broadcasts to ({batch}, 1, {', '.join(map(str, spatial))})",
             )
         if not bool(mask.any()):
             raise MaskError("the mask samples nothing")
-        return mask.expand(-1, -1, *self.spatial).contiguous()
+        return mask.expand(-1, -1, *spatial).contiguous()
 
-    def _prepare_maps(self) -> None:
-        maps = self.coil_maps
+    def _prepare(self) -> None:
+        """Precompute what depends on maps and mask: phases, axes to transform, memory layout, `gram_mask`."""
+        maps, mask = self.coil_maps, self.mask
         self.img_size = (2 * self.n_sets, *self.spatial)
         if self._phase_m is None or self._phase_m.shape != maps.shape[3:] or self._phase_m.dtype != maps.dtype:
             self._phase_m, self._phase_k = centring_phases(self.spatial, maps.dtype, maps.device)
-
-    def _prepare_mask(self) -> None:
-        """Find the axes to transform, and the mask that is multiplied between the two FFTs of the normal operator."""
-        mask = self.mask
-        self._gram_dims = tuple(
-            dim for dim in self._dims if not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask))
-        )
-        if not self._gram_dims:
-            self._gram_mask = None
-            return
-        # Only a corner of the constant axes is needed. The two unnormalised FFTs leave a factor, and
-        # conj(IFFT(z)) = FFT(conj(z)) / n: conjugating here saves conjugating the maps.
-        for dim in self._dims:
-            if dim not in self._gram_dims:
+        varies = [not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask)) for dim in self._dims]
+        self._gram_dims = tuple(dim for dim, v in zip(self._dims, varies, strict=True) if v)
+        self._gram_mask = None
+        if self._gram_dims:
+            for dim in set(self._dims) - set(self._gram_dims):
                 mask = mask.narrow(dim, 0, 1)
-        n = math.prod(mask.shape[dim] for dim in self._gram_dims)
-        real = torch.fft.ifftshift(mask, self._gram_dims).to(self.coil_maps.real.dtype) / n
-        real = real.expand(-1, -1, *real.shape[2:-1], self.spatial[-1])
-        self._gram_mask = torch.stack((real, -real), -1).contiguous()
+            factors = torch.view_as_complex(gram_mask(mask, self._gram_dims, maps.real.dtype))
+            self._gram_mask = torch.view_as_real(self._in_layout(factors))
+        self.coil_maps = self._in_layout(maps)
+
+    def _in_layout(self, x: Tensor) -> Tensor:
+        """Keep the axes that the normal operator transforms contiguous in memory: FFTs across rows take long."""
+        constant = [dim for dim in self._dims if dim not in self._gram_dims]
+        order = [*range(x.ndim - len(self._dims)), *(x.ndim + dim for dim in (*constant, *self._gram_dims))]
+        return x.permute(order).contiguous().permute([order.index(axis) for axis in range(x.ndim)])
 
     # --- operator ---------------------------------------------------------------------------------------------
 
@@ -249,71 +241,18 @@ class MultiCoilMRI(LinearPhysics):
 
     def expand(self, x: Complex[Tensor, "b *set_and_spatial"]) -> Complex[Tensor, "b coil *spatial"]:
         """K-space of all coils, unmasked, of an image ``(b, *spatial)`` or ``(b, set, *spatial)``."""
-        x = self._with_sets(x) * self._phase_m
-        return torch.fft.fftn(self._coil_images(self.coil_maps, x), dim=self._dims, norm="ortho").mul_(self._phase_k)
+        images = coil_images(self.coil_maps, self._with_sets(x) * self._phase_m)
+        return torch.fft.fftn(images, dim=self._dims, norm="ortho").mul_(self._phase_k)
 
     def combine(self, k: Complex[Tensor, "b coil *spatial"]) -> Complex[Tensor, "b *set_and_spatial"]:
         """Adjoint of `expand`: ``(b, *spatial)`` for one set of maps, else ``(b, set, *spatial)``."""
-        batch = []
-        for i, maps_i in self._batches(k.shape[0]):
-            total: Tensor | None = None
-            for c in self._coils(i):
-                # conj(IFFT(conj(phase) k)) = FFT(phase conj(k)): the maps need no conjugate copy.
-                images = torch.fft.fftn(k[i, c].conj() * self._phase_k, dim=self._dims, norm="ortho")
-                total = self._add_coils(total, maps_i[:, :, c], images)
-            batch.append(total)
-        x = (torch.cat(batch) * self._phase_m).conj().resolve_conj()
+        x = combined(self.coil_maps, k, self._phase_k, self._dims, self._chunk()) * self._phase_m.conj()
         return x[:, 0] if self.n_sets == 1 else x
 
     def normal(self, x: Complex[Tensor, "b *set_and_spatial"]) -> Complex[Tensor, "b *set_and_spatial"]:
         """`A_adjoint_A` on complex images, ``(b, *spatial)`` or ``(b, set, *spatial)``; the same shape comes back."""
-        sets = self._with_sets(x)
-        batch = []
-        for i, maps_i in self._batches(x.shape[0]):
-            total: Tensor | None = None
-            for c in self._coils(i):
-                S = maps_i[:, :, c]
-                images = self._filtered(self._coil_images(S, sets[i]), i)
-                total = self._add_coils(total, S, images)
-            batch.append(total)
-        result = torch.cat(batch) if len(batch) > 1 else batch[0]
-        result = result.conj_physical_() if not result.requires_grad else result.conj().resolve_conj()
-        return result.reshape(x.shape)
-
-    def _filtered(self, images: Tensor, i: slice) -> Tensor:
-        """conj(F^H M F images), M with its centre at index 0; ``images`` may be overwritten."""
-        if self._gram_mask is None:
-            return images.conj()
-        mask = self._gram_mask if self._gram_mask.shape[0] == 1 else self._gram_mask[i]
-        k = torch.fft.fftn(images, dim=self._gram_dims)
-        k = torch.view_as_complex(torch.view_as_real(k) * mask) if k.requires_grad else _mul_real_(k, mask)
-        return torch.fft.fftn(k, dim=self._gram_dims)
-
-    @staticmethod
-    def _coil_images(maps: Tensor, x: Tensor) -> Tensor:
-        """Sum over the sets of ``maps (b, set, coil, *spatial) * x (b, set, *spatial)``."""
-        images = maps[:, 0] * x[:, :1]
-        for s in range(1, maps.shape[1]):
-            images = (
-                images.addcmul(maps[:, s], x[:, s : s + 1])
-                if images.requires_grad
-                else images.addcmul_(maps[:, s], x[:, s : s + 1])
-            )
-        return images
-
-    @staticmethod
-    def _add_coils(total: Tensor | None, maps: Tensor, images: Tensor) -> Tensor:
-        """Add the sum over coils of ``maps (b, set, coil, *spatial) * images (b, coil, *spatial)``."""
-        for c in range(maps.shape[2]):
-            S, z = maps[:, :, c], images[:, None, c]
-            if total is None:
-                total = S * z
-            else:
-                total = total.addcmul(S, z) if total.requires_grad or z.requires_grad else total.addcmul_(S, z)
-        assert total is not None
-        return total
-
-    # --- batches and chunks -----------------------------------------------------------------------------------
+        sets = self._in_layout(self._with_sets(x))
+        return gram(sets, self.coil_maps, self._gram_mask, self._gram_dims, self._chunk()).reshape(x.shape)
 
     def _with_sets(self, x: Tensor) -> Tensor:
         d = len(self._dims)
@@ -333,23 +272,6 @@ class MultiCoilMRI(LinearPhysics):
         maps = self.coil_maps
         image = math.prod(self.spatial) * maps.element_size()
         return max(1, _CHUNK_BYTES.get(maps.device.type, _CHUNK_BYTES_ELSEWHERE) // image)
-
-    def _batches(self, b: int) -> Iterator[tuple[slice, Tensor]]:
-        coil = self.coil_maps.shape[2]
-        step = max(1, self._chunk() // coil)
-        for start in range(0, b, step):
-            i = slice(start, min(start + step, b))
-            yield i, self.coil_maps if self.coil_maps.shape[0] == 1 else self.coil_maps[i]
-
-    def _coils(self, i: slice) -> Iterator[slice]:
-        step = max(1, self._chunk() // (i.stop - i.start))
-        for start in range(0, self.coil_maps.shape[2], step):
-            yield slice(start, start + step)
-
-
-def _mul_real_(x: Tensor, real: Tensor) -> Tensor:
-    torch.view_as_real(x).mul_(real)
-    return x
 
 
 def decouple_readout(

@@ -1,0 +1,149 @@
+"""The sums over coils of parallel imaging as pure functions: they hold no state and work chunk by chunk.
+
+Shapes throughout: maps ``(b | 1, set, coil, *spatial)``, images ``(b, set, *spatial)``, coils ``(b, coil, *spatial)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+
+def coil_images(
+    maps: Complex[Tensor, "#b set coil *spatial"], x: Complex[Tensor, "b set *spatial"]
+) -> Complex[Tensor, "b coil *spatial"]:
+    r""":math:`\sum_s S_{s,c} x_s` for each coil :math:`c`."""
+    images = maps[:, 0] * x[:, :1]
+    for s in range(1, maps.shape[1]):
+        images = images + maps[:, s] * x[:, s : s + 1]
+    return images
+
+
+def combined(
+    maps: Complex[Tensor, "#b set coil *spatial"],
+    k: Complex[Tensor, "b coil *spatial"],
+    phase: Complex[Tensor, "*spatial"],
+    dims: Sequence[int],
+    chunk: int,
+) -> Complex[Tensor, "b set *spatial"]:
+    r""":math:`\sum_c \bar S_{s,c} F^H \bar\varphi\, k_c` for each set :math:`s`, the FFT orthonormal."""
+    batch = []
+    for i, groups in chunks(k.shape[0], k.shape[1], chunk):
+        total = None
+        for c in groups:
+            # conj(F^H(conj(phase) k)) = F(phase conj(k)): the maps need no conjugate copy.
+            images = torch.fft.fftn(k[i, c].conj() * phase, dim=tuple(dims), norm="ortho")
+            total = _add_coils(total, _rows(maps, i)[:, :, c], images)
+        batch.append(total)
+    return torch.cat(batch).conj().resolve_conj()
+
+
+def gram(
+    x: Complex[Tensor, "b set *spatial"],
+    maps: Complex[Tensor, "#b set coil *spatial"],
+    mask: Float[Tensor, "#b 1 *mask_spatial 2"] | None,
+    dims: Sequence[int],
+    chunk: int,
+) -> Complex[Tensor, "b set *spatial"]:
+    r"""Apply the normal operator :math:`\sum_c \bar S_{r,c} F^H M F \sum_s S_{s,c} x_s` of the plain FFT over ``dims``.
+
+    Parameters
+    ----------
+    mask
+        From `gram_mask`; None where there is nothing to transform.
+    chunk
+        Coil images worked on at once; no more than two such chunks are in memory.
+
+    Gradients with respect to ``x`` cost one more application and keep no coil image; gradients with respect to
+    ``maps`` are recorded by autograd.
+    """
+    dims = tuple(dims)
+    if not maps.requires_grad:
+        return _Gram.apply(x, maps, mask, dims, chunk)
+    images = coil_images(maps, x)
+    if mask is not None:
+        # ifftn divides by the size that the mask has been divided by already
+        images = torch.fft.ifftn(torch.fft.fftn(images, dim=dims) * mask[..., 0], dim=dims, norm="forward")
+    return torch.stack([(maps[:, s].conj() * images).sum(1) for s in range(maps.shape[1])], 1)
+
+
+def gram_mask(mask: Tensor, dims: Sequence[int], dtype: torch.dtype) -> Float[Tensor, "#b 1 *spatial 2"]:
+    """Turn a centred mask into the factor that stands between the two unnormalised FFTs of `gram`.
+
+    It goes to the FFT's order, is divided by the transform's size, and its second entry, for the imaginary
+    parts, is negative: conj(IFFT(z)) is FFT(conj(z)) / n, and conjugating here spares a conjugate copy of the maps.
+    """
+    n = 1
+    for dim in dims:
+        n *= mask.shape[dim]
+    real = torch.fft.ifftshift(mask, tuple(dims)).to(dtype) / n
+    return torch.stack((real, -real), -1)
+
+
+class _Gram(torch.autograd.Function):
+    """`gram` by itself its own derivative and its own adjoint."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, maps: Tensor, mask: Tensor | None, dims: tuple[int, ...], chunk: int) -> Tensor:
+        batch = []
+        for i, groups in chunks(x.shape[0], maps.shape[2], chunk):
+            total = None
+            for c in groups:
+                S = _rows(maps, i)[:, :, c]
+                images = coil_images(S, x[i])
+                if mask is None:
+                    images = images.conj()
+                else:
+                    k = torch.fft.fftn(images, dim=dims)
+                    torch.view_as_real(k).mul_(_rows(mask, i))
+                    images = torch.fft.fftn(k, dim=dims)
+                total = _add_coils(total, S, images)
+            batch.append(total)
+        result = torch.cat(batch) if len(batch) > 1 else batch[0]
+        return result.conj_physical_()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        _, maps, mask, ctx.dims, ctx.chunk = inputs
+        ctx.save_for_backward(maps, mask)
+        ctx.save_for_forward(maps, mask)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        maps, mask = ctx.saved_tensors
+        return _Gram.apply(gradient, maps, mask, ctx.dims, ctx.chunk), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        maps, mask = ctx.saved_tensors
+        return _Gram.apply(tangent, maps, mask, ctx.dims, ctx.chunk)
+
+
+def _add_coils(total: Tensor | None, maps: Tensor, images: Tensor) -> Tensor:
+    """Add the sum over coils of ``maps * images`` to ``total (b, set, *spatial)``."""
+    for c in range(maps.shape[2]):
+        S, z = maps[:, :, c], images[:, None, c]
+        # fresh, so that it may be written to: also where a transform of torch.func wraps the images
+        total = S * z if total is None else total.addcmul_(S, z)
+    assert total is not None
+    return total
+
+
+def chunks(b: int, coil: int, chunk: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Split batch and coils so that no more than ``chunk`` coil images (at least one) come together."""
+    rows = max(1, chunk // coil)
+    for start in range(0, b, rows):
+        i = slice(start, min(start + rows, b))
+        step = max(1, chunk // (i.stop - i.start))
+        yield i, [slice(c, min(c + step, coil)) for c in range(0, coil, step)]
+
+
+def _rows(x: Tensor, i: slice) -> Tensor:
+    """Batch elements ``i``; a batch of 1 serves all."""
+    return x if x.shape[0] == 1 else x[i]
