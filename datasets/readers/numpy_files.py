@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from recon.datasets.hdf5 import check_complex
+from recon.datasets.arrays import as_mask
 from recon.datasets.lazy import LazySlices, check_size, mapped_slices
 from recon.datasets.metadata import image_fields, scan_fields
 from recon.datasets.npz_archive import Archive, ArrayHeader, read_array_header
@@ -129,6 +129,8 @@ def _mapped(path: Path, header: ArrayHeader, batch: int) -> LazySlices:
 
 
 def _scan(archive: Archive, names: Mapping[str, str | None]) -> Scan:
+    from recon.datasets.hdf5 import check_complex
+
     path = archive.path
     header = archive.arrays[str(names["kspace"])]
     check_complex(header.dtype, path)
@@ -156,14 +158,6 @@ def _scan(archive: Archive, names: Mapping[str, str | None]) -> Scan:
         arrays["reference"] = _belonging(archive.slices(name, image_batch(shape, path)), n_slices, path, name)
     fields = scan_fields(archive.text("metadata"), path)
     return Scan(kspace=kspace, source=Source("npz", path), **arrays, **fields)
-
-
-def as_mask(values: ndarray, path: Path) -> ndarray:
-    """Return a mask of zeros and ones as bool, one along x alone with an axis of length 1 for y."""
-    if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
-        raise MaskError("a mask that is not made of 0 and 1", file=path, found=f"dtype {values.dtype}")
-    mask = values.astype(bool)
-    return mask[None] if mask.ndim == 1 else mask
 
 
 def _noise(noise: ndarray, n_coils: int, path: Path) -> ndarray:
@@ -199,6 +193,8 @@ def _belonging(array: LazySlices, n_slices: int, path: Path, name: str) -> LazyS
 
 
 def _packed_scan(archive: Archive) -> Scan:
+    from recon.datasets.hdf5 import check_complex
+
     path = archive.path
     shape = tuple(int(n) for n in archive.whole("shape").ravel())
     packed = archive.whole("mask")
