@@ -45,18 +45,22 @@ def _spread(items: list[int], count: int) -> list[int]:
 
 
 def detail_box(image: Float[ndarray, "y x"], *, fraction: float = 0.34) -> tuple[int, int, int]:
-    """Return (top, left, size) of the square with the most fine detail, for a zoomed inset.
+    """Return (top, left, size) of the square with the most fine detail in the middle of the frame.
 
-    Detail is the squared gradient, clipped so that one bright edge does not decide, summed over the square.
+    Detail is the gradient, clipped so that bright edges (skull, fat) do not decide, summed over the square.
     """
     finite = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
     size = max(1, round(min(finite.shape) * fraction))
-    if min(finite.shape) < 3:
+    if min(finite.shape) < 8:
         return 0, 0, size
-    gy, gx = np.gradient(finite)
-    energy = np.hypot(gy, gx)
-    energy = np.minimum(energy, np.percentile(energy, 90))
+    energy = np.hypot(*np.gradient(finite))
+    if energy.any():
+        energy = np.minimum(energy, np.percentile(energy[energy > 0], 75))
     table = np.pad(energy, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     sums = table[size:, size:] - table[:-size, size:] - table[size:, :-size] + table[:-size, :-size]
-    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
-    return int(top), int(left), size
+    # Squares whose corner lies in the middle third of the possible places.
+    low, high = (n // 3 for n in sums.shape), (n - n // 3 for n in sums.shape)
+    (top, left), (bottom, right) = low, high
+    inner = sums[top:bottom, left:right]
+    row, column = np.unravel_index(int(inner.argmax()), inner.shape)
+    return top + int(row), left + int(column), size

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-RESIDUAL_LIMIT = 1.3
-"""A data residual above this many times the expected noise is a reason not to trust the image."""
+from recon.trust import RESIDUAL_LIMIT
 
 
 @dataclass(frozen=True)
@@ -19,23 +18,26 @@ class Merit:
     label, meaning
         Its name and one sentence on how to read it.
     better
-        ``"low"``, ``"high"``, ``"one"`` (the closer to 1, the better) or ``""`` where there is no best.
+        ``"low"``, ``"high"``, or ``""`` where there is no best.
     write
         Number to text.
+    limit
+        Above it a value is marked as a reason for distrust.
     """
 
     label: str
     meaning: str
     better: str = ""
     write: Callable[[float], str] = lambda value: f"{value:.4g}"
+    limit: float = math.inf
 
     def best(self, values: Sequence[float]) -> set[int]:
         """Return the positions of the best values as they are printed; none for fewer than two values."""
         finite = [i for i, value in enumerate(values) if math.isfinite(value)]
         if not self.better or len(finite) < 2:
             return set()
-        cost = {"low": lambda v: v, "high": lambda v: -v, "one": lambda v: abs(v - 1)}[self.better]
-        winner = self.write(values[min(finite, key=lambda i: cost(values[i]))])
+        choose = min if self.better == "low" else max
+        winner = self.write(choose(values[i] for i in finite))
         return {i for i in finite if self.write(values[i]) == winner}
 
 
@@ -57,17 +59,25 @@ MERITS: dict[str, Merit] = {
     ),
     "data_residual": Merit(
         "Data residual",
-        "Distance of the image from the measurements over that of pure noise. About 1 is right, "
-        "well above 1 is misfit, well below 1 fits the noise.",
-        "one",
-        _fixed(2),
+        "Distance of the image from the measurements over that of pure noise. About 1 is right, well above 1 is "
+        "misfit (or aliasing that is left in), well below 1 fits the noise too. Not a ranking.",
+        write=_fixed(2),
+        limit=RESIDUAL_LIMIT,
     ),
     "psnr": Merit("PSNR", "Peak of the reference over the root mean square error, in dB.", "high", _fixed(2, " dB")),
     "ssim": Merit("SSIM", "Likeness of local structure to the reference; 1 is identical.", "high", _fixed(4)),
     "nmse": Merit("NMSE", "Squared error over the squared norm of the reference.", "low", _fixed(5)),
     "hfen": Merit("HFEN", "Error of the edges: relative error after a Laplacian-of-Gaussian filter.", "low", _fixed(4)),
-    "seconds": Merit("Time", "Wall time of the reconstruction on the machine named below.", "low", _fixed(2, " s")),
-    "peak_memory_bytes": Merit("Peak memory", "Highest memory use of the process.", "low", _bytes),
+    "seconds": Merit(
+        "Time",
+        "Wall time of the method alone; preparation and trust come on top.",
+        "low",
+        _fixed(2, " s"),
+    ),
+    "memory_growth_bytes": Merit(
+        "Peak memory", "Growth of the process's memory through preparation, method and trust.", "low", _bytes
+    ),
+    "peak_memory_bytes": Merit("Peak memory", "Highest memory use of the process so far.", "low", _bytes),
 }
 
 

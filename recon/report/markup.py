@@ -13,7 +13,7 @@ class Markup(str):
     __slots__ = ()
 
 
-def element(name: str, /, *children: str, **attributes: str | int | bool) -> Markup:
+def element(name: str, /, *children: str, **attributes: str | int | float | bool) -> Markup:
     """Return one element.
 
     Attribute names lose a trailing underscore and ``_`` becomes ``-`` (``class_``, ``aria_label``);

@@ -57,7 +57,8 @@ def _header(content: Content, title: str) -> Markup:
     source = next(iter(content.provenance.values())).get("input", {})
     named = source.get("path") or source.get("format") if isinstance(source, Mapping) else source
     facts = [str(named)] if named else []
-    if isinstance(source, Mapping) and len(shape := source.get("shape") or ()) > 1:
+    shape = source.get("shape") if isinstance(source, Mapping) else None
+    if isinstance(shape, list) and len(shape) > 1:
         facts.append(_count(shape[1], "coil"))
     facts += [
         f"{_count(content.n_slices, 'slice')} of {height} × {width} pixels",
@@ -241,9 +242,10 @@ def _comparison(content: Content) -> Markup:
                 aria_label="Border between the left and the right picture, in percent",
             ),
             class_="frame slider",
-            style=f"aspect-ratio: {left.aspect:.4f}; --aspect: {left.aspect:.4f}",
+            style=f"aspect-ratio: {left.aspect:.4f}",
         ),
         id="compare",
+        style=f"--aspect: {left.aspect:.4f}",
     )
 
 
@@ -257,7 +259,8 @@ def _table(content: Content) -> Markup:
         if any(math.isfinite(_mean(values)) for values in per_method):
             intervals = [content.metrics[method].get(f"{name}_interval", []) for method in content.methods]
             rows.append(_row(merit(name), per_method, intervals))
-    for name in ("seconds", "peak_memory_bytes"):
+    measured = any("memory_growth_bytes" in record for record in content.provenance.values())
+    for name in ("seconds", "memory_growth_bytes" if measured else "peak_memory_bytes"):
         costs = [_cost(content.provenance[method].get(name)) for method in content.methods]
         if any(math.isfinite(cost) for cost in costs):
             rows.append(_row(merit(name), [[cost] for cost in costs], [[] for _ in costs]))
@@ -294,7 +297,8 @@ def _row(what: Merit, per_method: Sequence[Sequence[float]], intervals: Sequence
         elif len(finite) > 1:
             below = element("small", f"{what.write(min(finite))} to {what.write(max(finite))}")
         written = what.write(means[i]) if finite else "–"
-        cells.append(element("td", element("span", written), below, class_="best" if i in best else ""))
+        mark = "best" if i in best else "bad" if means[i] > what.limit else ""
+        cells.append(element("td", element("span", written), below, class_=mark))
     return element("tr", element("th", what.label, element("small", what.meaning), scope="row"), *cells)
 
 
@@ -336,8 +340,10 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, list | tuple):
             text = "; ".join(_text(item) for item in value)
             rows.append((name, text if len(text) < 400 else f"{text[:400]} … ({len(value)} in all)"))
+        elif str(key).endswith("_bytes"):
+            rows.append((name, merit(str(key)).write(float(value))))
         else:
-            rows.append((name, merit("peak_memory_bytes").write(value) if key == "peak_memory_bytes" else _text(value)))
+            rows.append((name, _text(value)))
     return rows
 
 

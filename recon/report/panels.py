@@ -12,9 +12,9 @@ from numpy import ndarray
 
 from recon.display import choose_slices, common_window, highest
 from recon.physics.errors import ShapeError
-from recon.report.figures_of_merit import RESIDUAL_LIMIT
 from recon.report.pictures import MAX_SIDE, Scale, data_uri
 from recon.result import Result, as_numpy
+from recon.trust import RESIDUAL_LIMIT
 
 MAX_SLICES = 9
 _PIXEL_BUDGET = 16_000_000

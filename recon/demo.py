@@ -1,0 +1,151 @@
+"""The main job on the built-in sample: every classical method, its figures, pictures and a report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recon.datasets.atomic import check_target
+from recon.figures import save_comparison, save_sampling, save_trust
+from recon.memory import PeakMemory
+from recon.models import registry
+from recon.physics.errors import OptionError, ReconError
+from recon.pipeline import Trust, reconstruct
+from recon.report import write_report
+from recon.result import Result
+from recon.sample import sample_scan
+
+BUDGET = Trust(slices=1, replicas=4, hold_out=True)
+"""What a demo can afford on two cores; `recon reconstruct` spends more on the noise map."""
+_OUTPUTS = ("comparison.png", "trust.png", "sampling.png", "report.html")
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One line of the demo's table; NaN where a figure does not exist for the method.
+
+    Parameters
+    ----------
+    method
+        Name of the model.
+    hold_out_error
+        Relative error of left-out samples predicted by the method.
+    data_residual
+        Misfit in units of the expected noise.
+    seconds
+        Wall time of the method itself, without preparation, hold-out and noise map.
+    memory_bytes
+        Peak growth of the process's memory while the method ran, preparation and trust included.
+    """
+
+    method: str
+    hold_out_error: float
+    data_residual: float
+    seconds: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True)
+class DemoOutcome:
+    """What the demo made: rows (lowest hold-out error first), methods that don't suit the sample and why, files."""
+
+    rows: list[DemoRow]
+    left_out: dict[str, str]
+    report: Path
+    figures: list[Path]
+    seconds: float
+
+
+def run_demo(
+    folder: str | Path,
+    methods: Sequence[str] | None = None,
+    *,
+    trust: Trust = BUDGET,
+    seed: int = 0,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> DemoOutcome:
+    """Reconstruct the built-in sample with every method and write figures and ``report.html`` into ``folder``.
+
+    Parameters
+    ----------
+    folder
+        Where the files go; it is made where it does not exist.
+    methods
+        Names of models; None: all that there are. A method that does not suit the sample is left out,
+        with the reason, unless it was asked for by name.
+    trust
+        What is spent on hold-out error and noise map.
+    seed
+        Seed of all random choices.
+    progress
+        Called with (what happens now, steps done, steps in all).
+    overwrite
+        Replace files of an earlier run.
+
+    Raises
+    ------
+    OptionError
+        A method that does not exist.
+    OutputError
+        A file exists and ``overwrite`` is false, or the folder cannot be written.
+    """
+    start = time.perf_counter()
+    folder = Path(folder)
+    for name in _OUTPUTS:
+        check_target(folder / name, overwrite=overwrite)
+    names = list(registry if methods is None else methods)
+    if not names:
+        raise OptionError("the demo needs at least one method", cure=f"Choose among {', '.join(registry)}")
+    tell = progress or (lambda _what, _done, _total: None)
+    scan = sample_scan()
+    results: dict[str, Result] = {}
+    left_out: dict[str, str] = {}
+    for done, name in enumerate(names):
+        tell(name, done, len(names) + 1)
+        try:
+            with PeakMemory() as memory:
+                results[name] = reconstruct(scan, model=name, trust=trust, seed=seed)
+        except ReconError as error:
+            if methods is not None:
+                raise
+            left_out[name] = str(error)
+            continue
+        results[name].provenance["memory_growth_bytes"] = memory.bytes
+    tell("figures and report", len(names), len(names) + 1)
+    rows = sorted((_row(name, result) for name, result in results.items()), key=_rank)
+    ordered = {row.method: results[row.method] for row in rows}
+    figures = [
+        save_comparison(ordered, folder / "comparison.png", overwrite=overwrite),
+        save_trust(ordered, folder / "trust.png", overwrite=overwrite),
+        save_sampling(next(iter(ordered.values())), folder / "sampling.png", overwrite=overwrite),
+    ]
+    report = write_report(
+        ordered, folder / "report.html", title="A brain from 12 % of its k-space", overwrite=overwrite
+    )
+    tell("done", len(names) + 1, len(names) + 1)
+    return DemoOutcome(rows, left_out, report, figures, time.perf_counter() - start)
+
+
+def _row(name: str, result: Result) -> DemoRow:
+    figures = result.summary()
+    return DemoRow(
+        method=name,
+        hold_out_error=figures.get("hold_out_error", math.nan),
+        data_residual=figures.get("data_residual", math.nan),
+        seconds=float(result.provenance["seconds"]["model"]),
+        memory_bytes=float(result.provenance["memory_growth_bytes"]),
+    )
+
+
+def _rank(row: DemoRow) -> tuple[bool, float]:
+    """Order by hold-out error; methods that have none come last."""
+    return math.isnan(row.hold_out_error), row.hold_out_error
+
+
+__all__ = ["BUDGET", "DemoOutcome", "DemoRow", "run_demo"]
