@@ -67,7 +67,7 @@ class FastMRIReader:
             shape = (stored[0], 1, *stored[1:]) if len(stored) == 3 else stored
             mask = None
             if "mask" in file:
-                mask = _mask(get_dataset(file, "mask", path)[()], path)
+                mask = _mask(np.asarray(get_dataset(file, "mask", path)[()]), path)
             reference = None
             for name in _REFERENCES:
                 if name in file and reference is None:
