@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Complex, Float
-from recon.calibration.kernels import fourier_basis
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
+
+from recon.calibration.kernels import fourier_basis
+
+# The power method gives up after its exponent has doubled so often: eigenvalues that close are equal for all purposes.
+_DOUBLINGS = 8
 
 
 def grid(n: int, step: int = 1) -> Float[Tensor, " m"]:
@@ -26,23 +30,77 @@ def covariance(
     return out.reshape(*out.shape[:-1], *coils)
 
 
-def orthonormalise(V: Complex[Tensor, "... coil set"]) -> Complex[Tensor, "... coil set"]:
-    """Gram-Schmidt over the few columns."""
-    columns: list[Tensor] = []
-    for column in V.unbind(-1):
-        v = column
-        for q in columns:
-            v = v - q * (q.conj() * v).sum(-1, keepdim=True)
-        columns.append(v / torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp_min(torch.finfo(v.real.dtype).tiny))
-    return torch.stack(columns, -1)
+def _rescale(a: Complex[Tensor, "n r c"], norm: Float[Tensor, " n"]) -> Complex[Tensor, "n r c"]:
+    """Divide in place by real numbers; on the real view, where it is several times faster."""
+    torch.view_as_real(a).mul_(norm.clamp_min(torch.finfo(norm.dtype).tiny).reciprocal()[:, None, None, None])
+    return a
+
+
+def _normalise(v: Complex[Tensor, "n coil one"]) -> Complex[Tensor, "n coil one"]:
+    return _rescale(v, torch.linalg.vector_norm(torch.view_as_real(v).flatten(1), dim=1))
+
+
+def dominant_eigenpairs(
+    G: Complex[Tensor, "n coil coil"], tolerance: float = 1e-3, floor: float = 0.5
+) -> tuple[Complex[Tensor, "n coil one"], Float[Tensor, " n"]]:
+    """Largest eigenvalue and its eigenvector of many small positive semidefinite matrices, by the power method.
+
+    Two squarings and four products with the fourth power make twenty iterations for the price of six. Where that is
+    not enough (two eigenvalues close to each other) the exponent goes on doubling for those matrices alone.
+
+    Parameters
+    ----------
+    G
+        Hermitian, positive semidefinite, with eigenvalues of at most about 1.
+    tolerance
+        Angle in radian by which one more step may still turn an eigenvector.
+    floor
+        Where the largest eigenvalue is below, the eigenvector is of no interest and may stay as it is.
+    """
+    P = G @ G
+    P = P @ P
+    start = P.diagonal(dim1=-2, dim2=-1).real.argmax(-1)  # that column holds at least 1/coils of the eigenvector
+    v = P.gather(-1, start[:, None, None].expand(-1, G.shape[-1], 1))
+    for _ in range(3):
+        v = P @ v
+    before = _normalise(v)
+    v = _normalise(P @ before)
+    values = (v.mH @ (G @ v)).real.flatten()
+    rest = (_turned(before, v, tolerance) & (values > floor)).nonzero().flatten()
+    P = P[rest]
+    for _ in range(_DOUBLINGS):
+        if not len(rest):
+            break
+        P = P @ P
+        P = _rescale(P, P.diagonal(dim1=-2, dim2=-1).real.sum(-1))  # no power over- or underflows
+        before = v[rest]
+        after = _normalise(P @ before)
+        v[rest], values[rest] = after, (after.mH @ (G[rest] @ after)).real.flatten()
+        turning = _turned(before, after, tolerance)
+        rest, P = rest[turning], P[turning]
+    return v, values
+
+
+def _turned(
+    before: Complex[Tensor, "n coil one"], after: Complex[Tensor, "n coil one"], angle: float
+) -> Bool[Tensor, " n"]:
+    # |after - (before^H after) before| is the sine of the angle, without the cancellation that 1 - cos^2 suffers from.
+    difference = after - (before.mH @ after) * before
+    return torch.linalg.vector_norm(torch.view_as_real(difference).flatten(1), dim=1) > angle
 
 
 def eigenmaps(
-    G: Complex[Tensor, "n coil coil"], sets: int, iterations: int = 30
+    G: Complex[Tensor, "n coil coil"], sets: int
 ) -> tuple[Complex[Tensor, "n coil set"], Float[Tensor, "n set"]]:
-    """Subspace iteration with a Rayleigh-Ritz step at the end."""
-    V = orthonormalise(G[..., :sets] + 1e-3 * torch.eye(G.shape[-1], sets, dtype=G.dtype, device=G.device))
-    for _ in range(iterations):
-        V = orthonormalise(G @ V)
-    values, rotation = torch.linalg.eigh(V.mH @ (G @ V))
-    return V @ rotation.flip(-1), values.flip(-1)
+    """Return the largest eigenvalues of many small matrices, falling, and their orthonormal eigenvectors.
+
+    Further pairs than the first are found after deflation.
+    """
+    vectors, values = [], []
+    for _ in range(sets):
+        if vectors:
+            G = G - values[-1][:, None, None] * (vectors[-1] @ vectors[-1].mH)
+        v, w = dominant_eigenpairs(G)
+        vectors.append(v)
+        values.append(w)
+    return torch.cat(vectors, -1), torch.stack(values, -1)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
 from recon.calibration.eigen import covariance, eigenmaps, grid
 from recon.calibration.kernels import (
     calibration_kernels,
@@ -15,7 +18,6 @@ from recon.calibration.kernels import (
     kernel_autocorrelation,
 )
 from recon.physics.errors import CalibrationError, OptionError, ShapeError
-from torch import Tensor
 
 # Share of the support where a second eigenvalue near one says that the object is larger than the field of view.
 _SECOND_SET = 0.02
@@ -131,7 +133,7 @@ def _eigenmaps(lags: Tensor, spatial: tuple[int, ...], sets: int) -> tuple[Tenso
     coils = lags.shape[-1]
     vectors, values = [], []
     rest = [grid(n) for n in spatial[1:]]
-    for rows in grid(spatial[0]).split(max(1, 8192 // spatial[-1])):
+    for rows in grid(spatial[0]).split(max(1, 4096 // prod(spatial[1:]))):
         G = covariance(lags, [rows, *rest])
         v, w = eigenmaps(G.reshape(-1, coils, coils), sets)
         vectors.append(v.reshape(*G.shape[:-1], sets))

@@ -6,8 +6,9 @@ from math import pi, prod
 
 import torch
 from jaxtyping import Bool, Complex, Float
-from recon.physics.errors import CalibrationError
 from torch import Tensor
+
+from recon.physics.errors import CalibrationError
 
 
 def calibration_region(mask: Bool[Tensor, "*spatial"], limit: tuple[int, ...] | None = None) -> tuple[int, ...]:
