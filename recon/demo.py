@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon.datasets.atomic import check_target
+from recon.datasets.atomic import atomic_path
 from recon.figures import save_comparison, save_sampling, save_trust
 from recon.memory import PeakMemory
 from recon.models import registry
@@ -20,7 +20,7 @@ from recon.sample import sample_scan
 
 BUDGET = Trust(slices=1, replicas=4, hold_out=True)
 """What a demo can afford on two cores; `recon reconstruct` spends more on the noise map."""
-_OUTPUTS = ("comparison.png", "trust.png", "sampling.png", "report.html")
+_FIGURES = ("comparison.png", "trust.png", "sampling.png")
 
 Progress = Callable[[str, int, int], None]
 
@@ -97,12 +97,31 @@ def run_demo(
     """
     start = time.perf_counter()
     folder = Path(folder)
-    for name in _OUTPUTS:
-        check_target(folder / name, overwrite=overwrite)
     names = list(registry if methods is None else methods)
     if not names:
         raise OptionError("the demo needs at least one method", cure=f"Choose among {', '.join(registry)}")
     tell = progress or (lambda _what, _done, _total: None)
+    # Around all of the work: a folder that cannot be written shows before it, and the files come all or none.
+    with atomic_path(folder / "report.html", overwrite=overwrite, companions=_FIGURES) as report:
+        results, left_out = _reconstruct(names, methods is not None, trust, seed, tell)
+        if not results:
+            raise OptionError("no method suits the sample", found="; ".join(left_out.values()))
+        tell("figures and report", len(names), len(names) + 1)
+        rows = sorted((_row(name, result) for name, result in results.items()), key=_rank)
+        ordered = {row.method: results[row.method] for row in rows}
+        save_comparison(ordered, report.with_name("comparison.png"))
+        save_trust(ordered, report.with_name("trust.png"))
+        save_sampling(ordered[rows[0].method], report.with_name("sampling.png"))
+        write_report(ordered, report, title="A brain from 12 % of its k-space")
+    tell("done", len(names) + 1, len(names) + 1)
+    figures = [folder / name for name in _FIGURES]
+    return DemoOutcome(rows, left_out, folder / "report.html", figures, time.perf_counter() - start)
+
+
+def _reconstruct(
+    names: Sequence[str], by_name: bool, trust: Trust, seed: int, tell: Progress
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """Return the results and the methods left out, with why; one asked for by name raises instead."""
     scan = sample_scan()
     results: dict[str, Result] = {}
     left_out: dict[str, str] = {}
@@ -112,24 +131,12 @@ def run_demo(
             with PeakMemory() as memory:
                 results[name] = reconstruct(scan, model=name, trust=trust, seed=seed)
         except ReconError as error:
-            if methods is not None:
+            if by_name:
                 raise
             left_out[name] = str(error)
-            continue
-        results[name].provenance["memory_growth_bytes"] = memory.bytes
-    tell("figures and report", len(names), len(names) + 1)
-    rows = sorted((_row(name, result) for name, result in results.items()), key=_rank)
-    ordered = {row.method: results[row.method] for row in rows}
-    figures = [
-        save_comparison(ordered, folder / "comparison.png", overwrite=overwrite),
-        save_trust(ordered, folder / "trust.png", overwrite=overwrite),
-        save_sampling(next(iter(ordered.values())), folder / "sampling.png", overwrite=overwrite),
-    ]
-    report = write_report(
-        ordered, folder / "report.html", title="A brain from 12 % of its k-space", overwrite=overwrite
-    )
-    tell("done", len(names) + 1, len(names) + 1)
-    return DemoOutcome(rows, left_out, report, figures, time.perf_counter() - start)
+        else:
+            results[name].provenance["memory_growth_bytes"] = memory.bytes
+    return results, left_out
 
 
 def _row(name: str, result: Result) -> DemoRow:

@@ -27,14 +27,14 @@ def common_window(images: Sequence[Float[ndarray, "..."]], *, percentile: float 
 
 
 def choose_slices(n: int, limit: int, *, preferred: Sequence[int] = ()) -> list[int]:
-    """Return at most ``limit`` of ``n`` slices in order: spread evenly, ``preferred`` ones among them."""
+    """Return at most ``limit`` of ``n`` slices in order, spread evenly.
+
+    ``preferred`` ones, the most important first, take up to half of the places.
+    """
     if n <= limit:
         return list(range(n))
-    kept = _spread(list(preferred), max(1, limit // 2)) if preferred else []
-    chosen = set(kept)
-    for index in _spread(list(range(n)), limit - len(chosen)):
-        chosen.add(index)
-    return sorted(chosen)
+    chosen = set(list(dict.fromkeys(preferred))[: max(1, limit // 2)])
+    return sorted(chosen | set(_spread(list(range(n)), limit - len(chosen))))
 
 
 def _spread(items: list[int], count: int) -> list[int]:

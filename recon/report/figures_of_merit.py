@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recon.trust import RESIDUAL_LIMIT
@@ -39,6 +39,14 @@ class Merit:
         choose = min if self.better == "low" else max
         winner = self.write(choose(values[i] for i in finite))
         return {i for i in finite if self.write(values[i]) == winner}
+
+    def worst(self, values: Mapping[int, float]) -> int | None:
+        """Return the slice with the worst value, None where no way is better or all are printed alike."""
+        if len({self.write(value) for value in values.values()}) == 1:
+            return None
+        if self.better == "high":
+            return min(values, key=lambda place: values[place])
+        return max(values, key=lambda place: values[place]) if self.better or self.limit < math.inf else None
 
 
 def _bytes(value: float) -> str:

@@ -258,7 +258,7 @@ def _table(content: Content) -> Markup:
         per_method = [content.metrics[method].get(name, []) for method in content.methods]
         if any(math.isfinite(_mean(values)) for values in per_method):
             intervals = [content.metrics[method].get(f"{name}_interval", []) for method in content.methods]
-            rows.append(_row(merit(name), per_method, intervals))
+            rows.append(_row(merit(name), per_method, intervals, content.labels))
     measured = any("memory_growth_bytes" in record for record in content.provenance.values())
     for name in ("seconds", "memory_growth_bytes" if measured else "peak_memory_bytes"):
         costs = [_cost(content.provenance[method].get(name)) for method in content.methods]
@@ -285,20 +285,28 @@ def _table(content: Content) -> Markup:
     )
 
 
-def _row(what: Merit, per_method: Sequence[Sequence[float]], intervals: Sequence[Sequence[float]]) -> Markup:
+def _row(
+    what: Merit,
+    per_method: Sequence[Sequence[float]],
+    intervals: Sequence[Sequence[float]],
+    labels: Sequence[int] = (),
+) -> Markup:
     means = [_mean(values) for values in per_method]
     best = what.best(means)
     cells = []
     for i, (values, interval) in enumerate(zip(per_method, intervals, strict=True)):
-        finite = [value for value in values if math.isfinite(value)]
-        below: str = Markup("")
+        finite = {place: value for place, value in enumerate(values) if math.isfinite(value)}
+        below: list[str] = []
         if len(interval) == 2:
-            below = element("small", f"{what.write(interval[0])} to {what.write(interval[1])}")
+            below.append(element("small", f"{what.write(interval[0])} to {what.write(interval[1])}"))
         elif len(finite) > 1:
-            below = element("small", f"{what.write(min(finite))} to {what.write(max(finite))}")
+            below.append(element("small", f"{what.write(min(finite.values()))} to {what.write(max(finite.values()))}"))
+        if len(finite) > 1 and len(values) == len(labels):
+            worst = what.worst(finite)
+            below += [element("small", f"worst in slice {labels[worst]}")] if worst is not None else []
         written = what.write(means[i]) if finite else "–"
-        mark = "best" if i in best else "bad" if means[i] > what.limit else ""
-        cells.append(element("td", element("span", written), below, class_=mark))
+        mark = "best" if i in best else "bad" if any(v > what.limit for v in finite.values()) else ""
+        cells.append(element("td", element("span", written), *below, class_=mark))
     return element("tr", element("th", what.label, element("small", what.meaning), scope="row"), *cells)
 
 

@@ -85,7 +85,7 @@ def collect(results: Mapping[str, Result], reference: Float[ndarray, "slice y x"
     labels = [int(i) for i in labels] if isinstance(labels, list) and len(labels) == n else list(range(n))
     area = (height * width) if max(height, width) <= MAX_SIDE else MAX_SIDE**2
     limit = int(np.clip(_PIXEL_BUDGET // (area * _KINDS * len(results)), 1, MAX_SLICES))
-    slices = choose_slices(n, limit, preferred=_computed(first.uncertainty))
+    slices = choose_slices(n, limit, preferred=_notable(first))
     aspect = first.spacing[2] / first.spacing[1] if first.spacing is not None else 1.0
     shown = images if reference is None else {REFERENCE: reference, **images}
     build = _Builder(slices, aspect)
@@ -252,12 +252,14 @@ def _median_caption(values: Float[ndarray, "y x"]) -> str:
     return f"median {np.median(inside):.2f}" if inside.size else ""
 
 
-def _computed(uncertainty: Any) -> list[int]:
-    """Return the slices that have a noise map, where not all have one."""
-    if uncertainty is None:
-        return []
-    finite = np.isfinite(as_numpy(uncertainty)).any(axis=(1, 2))
-    return [] if finite.all() else [int(i) for i in np.flatnonzero(finite)]
+def _notable(result: Result) -> list[int]:
+    """Return the slice that misses its data most, and those that have a noise map, where not all have one."""
+    residuals = np.asarray(result.metrics.get("data_residual", []), dtype=float)
+    slices = [int(np.nanargmax(residuals))] if np.isfinite(residuals).any() else []
+    if result.uncertainty is not None:
+        finite = np.isfinite(as_numpy(result.uncertainty)).any(axis=(1, 2))
+        slices += [] if finite.all() else [int(i) for i in np.flatnonzero(finite)]
+    return slices
 
 
 def _warnings(
