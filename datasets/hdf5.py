@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from recon.datasets.hdf5_vlen import read_values
 from recon.datasets.limits import MAX_EXPANSION, check_claim
 from recon.physics.errors import DTypeError, FileFormatError, ReconError
 
@@ -69,13 +70,13 @@ def read_text(dataset: h5py.Dataset, path: Path) -> str:
     """Read a dataset that holds one string, as a scalar or as its only element."""
     if prod(dataset.shape) != 1:
         raise FileFormatError(f"{dataset.name} is not one text", file=path, found=f"shape {dataset.shape}")
-    value = dataset[()]
-    value = value.item() if isinstance(value, np.ndarray) else value
-    if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    if isinstance(value, str):
-        return value
-    raise FileFormatError(f"{dataset.name} is not a text", file=path, found=f"dtype {dataset.dtype}")
+    if h5py.check_string_dtype(dataset.dtype) is None:
+        raise FileFormatError(f"{dataset.name} is not a text", file=path, found=f"dtype {dataset.dtype}")
+    if h5py.check_string_dtype(dataset.dtype).length is None:
+        value = next(read_values(dataset, np.zeros(1, np.int64), path)).tobytes()
+    else:
+        value = bytes(np.asarray(dataset[()]).item())
+    return value.decode("utf-8", errors="replace")
 
 
 def check_complex(dtype: np.dtype, path: Path, what: str = "k-space") -> None:

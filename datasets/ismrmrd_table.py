@@ -106,33 +106,24 @@ def read_table(path: Path, group: str) -> Table:
     return Table(group, head["head"], text, path.stat().st_size)
 
 
-def read_values(path: Path, group: str, field: str, rows: np.ndarray) -> Iterator[np.ndarray]:
+def read_member(path: Path, group: str, member: str, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Read the ``data`` or ``traj`` of some rows as flat float32 arrays."""
-    import h5py
-
     from recon.datasets.hdf5 import open_hdf5
+    from recon.datasets.hdf5_vlen import read_values
 
     with open_hdf5(path) as file:
-        dataset = file[group]["data"].id
-        values = np.empty(len(rows), np.dtype([(field, h5py.vlen_dtype(np.float32))]))
-        order = np.argsort(rows)  # rows of one slice lie apart, each read in the order of the file
-        space = dataset.get_space()
-        space.select_elements(rows[order][:, None].astype(np.uint64))
-        dataset.read(h5py.h5s.create_simple((len(rows),)), space, values, h5py.h5t.py_create(values.dtype))
-        back = np.empty(len(rows), np.int64)
-        back[order] = np.arange(len(rows))
-    for i in back:
-        yield values[field][i]
+        for values in read_values(file[group]["data"], rows, path, member):
+            yield values.astype(np.float32, copy=False)
 
 
 def read_samples(path: Path, group: str, coils: int, counts: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Read readouts as (coil, sample); ``counts`` is what the headers of all rows say."""
-    for row, flat in zip(rows, read_values(path, group, "data", rows), strict=True):
-        if flat is None or len(flat) != 2 * coils * int(counts[row]):
+    for row, flat in zip(rows, read_member(path, group, "data", rows), strict=True):
+        if len(flat) != 2 * coils * int(counts[row]):
             raise FileFormatError(
                 f"readout {row} is not what its header says",
                 file=path,
-                found=f"{0 if flat is None else len(flat)} values",
+                found=f"{len(flat)} values",
                 expected=f"{coils} coils of {counts[row]} samples",
             )
         yield np.ascontiguousarray(flat, np.float32).view(np.complex64).reshape(coils, -1)

@@ -82,11 +82,11 @@ def sample_trajectory(
     k = np.empty((*rows.shape, n, columns), np.float32)
     for e, line in enumerate(rows):
         for r, flat in enumerate(fetch(line)):
-            if flat is None or len(flat) != samples * columns:
+            if len(flat) != samples * columns:
                 raise FileFormatError(
                     f"readout {line[r]}: the trajectory is not what the header says",
                     file=path,
-                    found=f"{0 if flat is None else len(flat)} values",
+                    found=f"{len(flat)} values",
                     expected=samples * columns,
                 )
             k[e, r] = flat.reshape(samples, columns)[kept]

@@ -23,9 +23,9 @@ from recon.datasets.ismrmrd_table import (
     REVERSE,
     Table,
     find_groups,
+    read_member,
     read_samples,
     read_table,
-    read_values,
 )
 from recon.datasets.lazy import LazySlices
 from recon.datasets.limits import check_claim
@@ -243,7 +243,7 @@ class _Reading:
         kz = steps.astype(np.float32) - (limit.center if limit else self.encoding.encoded.matrix[2] // 2)
         trajectory, density = sample_trajectory(
             rows,
-            partial(read_values, path, self.table.group, "traj"),
+            partial(read_member, path, self.table.group, "traj"),
             (total, dims),
             slice(pre, total - post),
             kz,
