@@ -10,6 +10,7 @@ import numpy as np
 
 from recon.datasets.ismrmrd_header import Encoding, parse_header
 from recon.datasets.lazy import LazySlices
+from recon.datasets.metadata import scan_fields
 from recon.datasets.readers import ReadOptions, readers
 from recon.datasets.scan import Scan, Source
 from recon.physics.errors import MaskError, ShapeError
@@ -77,6 +78,7 @@ class FastMRIReader:
                         continue
                     reference = LazySlices(dataset.shape, dataset.dtype, partial(read_slice, path, name), path)
             header: dict[str, Any] = attributes(file)
+            ours = _what_our_writer_adds(file, shape, path)
             text = read_text(get_dataset(file, "ismrmrd_header", path), path) if "ismrmrd_header" in file else None
 
         geometry: dict[str, Any] = {}
@@ -93,6 +95,8 @@ class FastMRIReader:
                 mask = mask.copy()
                 mask[..., : padding[0]] = False  # fastMRI's masks also count lines that the scanner filled with zeros
                 mask[..., padding[1] :] = False
+        if "header" in ours:  # what the scan was before it was written, rather than what fastMRI's layout tells
+            header, geometry, notes = ours.pop("header"), {}, list(ours.pop("notes", ()))
         return Scan(
             kspace=LazySlices(shape, np.dtype(np.complex64), partial(_read_kspace, path), path),
             source=Source("fastmri", path),
@@ -101,7 +105,25 @@ class FastMRIReader:
             header=header,
             notes=tuple(notes),
             **geometry,
+            **ours,
         )
+
+
+def _what_our_writer_adds(file: Any, shape: tuple[int, ...], path: Path) -> dict[str, Any]:
+    """Return coil maps, noise, and the description of the scan, of a file written by `Hdf5Writer`."""
+    from recon.datasets.hdf5 import get_dataset, read_slice, read_text, to_complex
+
+    if "recon_metadata" not in file:
+        return {}
+    found = {"header": {}, **scan_fields(read_text(get_dataset(file, "recon_metadata", path), path), path)}
+    if "coil_maps" in file:
+        maps = get_dataset(file, "coil_maps", path)
+        if maps.ndim < 4 or maps.shape[0] != shape[0]:
+            raise ShapeError("coil maps that do not fit the k-space", file=path, found=maps.shape)
+        found["coil_maps"] = LazySlices(tuple(maps.shape), maps.dtype, partial(read_slice, path, "coil_maps"), path)
+    if "noise" in file:
+        found["noise"] = to_complex(get_dataset(file, "noise", path)[()])
+    return found
 
 
 def _read_kspace(path: Path, index: int) -> np.ndarray:

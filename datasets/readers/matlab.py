@@ -38,10 +38,11 @@ class _Variable:
 class MatlabReader:
     """One array of a ``.mat``, laid out as MATLAB users have it, column by column.
 
-    A complex array is k-space: ``(y, x)`` of one coil, ``(y, x, coil)`` or ``(y, x, coil, slice)``. A real one is an image:
-    ``(y, x)`` or ``(y, x, slice)``. The option ``variable`` names the array (one in a structure with a slash, ``data/k``, version
-    7.3 only); without it the file must hold a single one that is neither a number nor a list, not counting
-    ``mask``. A variable ``mask``, ``(y, x)`` of zeros and ones, is the mask of the k-space.
+    A complex array is k-space: ``(y, x)`` of one coil, ``(y, x, coil)`` or ``(y, x, coil, slice)``. A real one
+    is an image: ``(y, x)`` or ``(y, x, slice)``. The option ``variable`` names the array (one in a structure
+    with a slash, ``data/k``, version 7.3 only); without it the file must hold a single one that is neither a
+    number nor a list, not counting ``mask``. A variable ``mask``, ``(y, x)`` of zeros and ones, is the mask of
+    the k-space.
 
     Version 7.3 is read slice by slice. Older versions are packed as a whole and are read as a whole.
     """

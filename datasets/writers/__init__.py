@@ -1,16 +1,16 @@
 """One file a format: a writer for images, for scans, or for both, found by the ending of the target.
 
-``@writers.register(name)`` on a class with `endings`, `kinds`, `is_folder` and `write` adds one.
+``@writers.register(name)`` on a subclass of `Writer` with `endings`, `kinds` and `write` adds one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from recon.datasets.atomic import atomic_path
 from recon.datasets.scan import Image, Scan
-from recon.physics.errors import OptionError
+from recon.physics.errors import OptionError, OutputError
 from recon.physics.registry import Registry
 
 
@@ -18,17 +18,24 @@ from recon.physics.registry import Registry
 class Writer(Protocol):
     """A format. Heavy imports belong inside `write`."""
 
-    endings: tuple[str, ...]
+    endings: ClassVar[tuple[str, ...]]
     """Endings it answers to, the longest first (``(".nii.gz", ".nii")``)."""
-    kinds: tuple[type, ...]
+    kinds: ClassVar[tuple[type, ...]]
     """What it can write: `Image`, `Scan` or both."""
 
-    def is_folder(self, data: Image | Scan) -> bool:
+    def is_folder(self, data: Image | Scan) -> bool:  # noqa: ARG002
         """Tell whether ``data`` becomes a folder of files (a DICOM series of several slices)."""
-        ...
+        return False
+
+    def companions(self, path: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the names of the files that `write` makes beside ``path`` (the ``.hdr`` of a ``.cfl``)."""
+        return ()
 
     def write(self, data: Image | Scan, path: Path) -> None:
-        """Write to ``path``, which does not exist and is renamed by the caller afterwards."""
+        """Write slice by slice to ``path``, which the caller renames afterwards.
+
+        It does not exist; where `is_folder` holds, it is an empty folder.
+        """
         ...
 
 
@@ -38,11 +45,13 @@ writers: Registry[type[Writer]] = Registry("output format", package=__name__)
 def find_writer(path: Path, kind: type, format: str | None = None) -> Writer:  # noqa: A002
     """Return the writer for ``path`` by its ending (or by name); raises `OptionError` where there is none."""
     if format is not None:
+        if kind not in writers[format].kinds:
+            raise OptionError(f"the format {format!r} does not hold a {kind.__name__.lower()}", file=path)
         return writers[format]()
     known: list[str] = []
     for entry in writers.values():
         if kind in entry.kinds:
-            known.extend(entry.endings)
+            known.extend(ending for ending in entry.endings if ending not in known)
             if path.name.lower().endswith(entry.endings):
                 return entry()
     raise OptionError(
@@ -62,18 +71,38 @@ def save(
 ) -> Path:
     """Write an image or a scan in the format of the ending; the file is whole or absent.
 
+    ``.h5``, ``.npz``, ``.cfl`` take both, ``.mrd`` scans, ``.nii``, ``.nii.gz``, ``.dcm``, ``.png`` and
+    ``.fits`` images. Several slices make a folder of numbered files for ``.dcm`` and ``.png``.
+
     Raises
     ------
     OptionError
-        No writer for this ending and kind of data.
+        No writer for this ending and kind of data, or data that the format cannot hold.
     OutputError
         The target exists (without ``overwrite``), or cannot be written.
     """
     path = Path(path)
     entry = find_writer(path, type(data), format)
-    with atomic_path(path, overwrite=overwrite, folder=entry.is_folder(data)) as temporary:
+    folder = entry.is_folder(data)
+    if folder and overwrite:
+        _check_replaceable(path)
+    with atomic_path(path, overwrite=overwrite, folder=folder, companions=entry.companions(path)) as temporary:
         entry.write(data, temporary)
     return path
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise `OutputError` where replacing a folder would delete what we did not write."""
+    if folder.is_dir():
+        other = next((item for item in folder.iterdir() if item.is_dir() or item.suffix != folder.suffix), None)
+        if other is not None:
+            raise OutputError(
+                "the folder holds other files too and is not replaced",
+                file=folder,
+                found=other.name,
+                expected=f"nothing but {folder.suffix}",
+                cure="Choose another folder with --out",
+            )
 
 
 __all__ = ["Writer", "find_writer", "save", "writers"]
