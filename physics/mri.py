@@ -2,63 +2,66 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from deepinv.physics import LinearPhysics
-from deepinv.physics.noise import NoiseModel, ZeroNoise
+from deepinv.physics.noise import GaussianNoise, NoiseModel
 from jaxtyping import Complex, Float, Num
 from torch import Tensor
 
 from recon.physics import operators
-from recon.physics.errors import DTypeError, MaskError, OptionError, ShapeError
+from recon.physics.coils import CoilPhysics
+from recon.physics.errors import MaskError, OptionError, ShapeError
 from recon.physics.fft import centring_phases, ifft_centred
 from recon.physics.layout import to_channels, to_complex
-from recon.physics.linalg import conjugate_gradient
-from recon.physics.sense import coil_images, combined, gram, gram_mask
-
-# Bytes of coil images that are worked on at once. On a processor a chunk stays in its cache; on an
-# accelerator a chunk only has to be large enough to fill it.
-_CHUNK_BYTES = {"cpu": 2 << 20}
-_CHUNK_BYTES_ELSEWHERE = 512 << 20
+from recon.physics.sense import coil_images, combined, gram_mask
 
 
 @operators.register("multicoil-mri")
-class MultiCoilMRI(LinearPhysics):
-    r"""Sampled Fourier transform of coil images, :math:`y_c = M F \sum_s S_{s,c}\, x_s` [Pruessmann 1999; Uecker 2014].
+class MultiCoilMRI(CoilPhysics):
+    r"""Sampled Fourier transform of coil images, :math:`y_c = M F \sum_s S_{s,c}\, x_s` [1]_ [2]_.
 
-    :math:`F` is the centred orthonormal FFT. Its shifts are two phases (see `recon.physics.fft.centring_phases`);
-    in :math:`A^H A` even these cancel, because a convolution commutes with a shift:
+    :math:`F` is the centred orthonormal FFT. Its shifts are two phases (`recon.physics.fft.centring_phases`); in
+    :math:`A^H A` even these cancel, because a convolution commutes with a shift:
 
     .. math:: A^H A x = \sum_c \bar S_c\, F_0^H M_0 F_0\, (S_c x),
 
-    with the plain FFT :math:`F_0` and the mask :math:`M_0` with its centre at index 0. Along an axis on which the
+    with the plain FFT :math:`F_0` and the mask :math:`M_0` whose centre is at index 0. Along an axis on which the
     mask is constant the two transforms cancel too, and are left out.
 
     Parameters
     ----------
     coil_maps
         ``(b, coil, y, x)``, or ``(b, set, coil, y, x)`` for soft SENSE; a ``z`` more with ``three_d``. A batch of 1
-        serves any batch. ``(coil, *spatial)`` is taken as a batch of 1.
+        serves any batch; ``(coil, *spatial)`` is taken as one.
     mask
-        True where sampled, broadcastable to ``(b, 1, *spatial)``; None: everything is sampled. The two equal
-        channels that deepinv's masks have, and numbers 0 and 1, are understood.
+        True where sampled, broadcastable to ``(b, 1, *spatial)``; None: everything is sampled. Numbers 0 and 1, and
+        the two equal channels of deepinv's masks, are understood.
     three_d
         Images have three spatial axes. Tells ``(b, coil, z, y, x)`` from ``(b, set, coil, y, x)``.
     noise_model
         Its sigma is the standard deviation of the real and of the imaginary part of a sample.
     coil_chunk
-        Coils that `A_adjoint_A` and `A_adjoint` work on at once; by default as many as fit the cache.
+        Coil images that `A_adjoint_A` and `A_adjoint` work on at once; by default as many as fit the cache.
     max_iter, tol
         Of the conjugate gradients in `A_dagger` and of deepinv's solvers in `prox_l2`.
+
+    Attributes
+    ----------
+    coil_maps
+        ``(b | 1, set, coil, *spatial)``; in memory the axes along which the mask varies come last.
+    mask
+        ``(b | 1, 1, *spatial)``, bool.
 
     Raises
     ------
     ShapeError, DTypeError, MaskError
         Maps or mask do not fit.
+
+    References
+    ----------
+    .. [1] Pruessmann et al., SENSE: sensitivity encoding for fast MRI, MRM 1999.
+    .. [2] Uecker et al., ESPIRiT - an eigenvalue approach to autocalibrating parallel MRI, MRM 2014 (two sets).
     """
 
-    coil_maps: Tensor
     mask: Tensor
 
     def __init__(
@@ -72,36 +75,44 @@ class MultiCoilMRI(LinearPhysics):
         max_iter: int = 50,
         tol: float = 1e-4,
     ) -> None:
-        super().__init__(noise_model=noise_model or ZeroNoise(), max_iter=max_iter, tol=tol, device=coil_maps.device)
-        if coil_chunk is not None and coil_chunk < 1:
-            raise OptionError("a chunk has at least one coil", found=coil_chunk)
-        self.three_d, self.coil_chunk = three_d, coil_chunk
-        self._dims = (-3, -2, -1) if three_d else (-2, -1)
-        maps = self._checked_maps(coil_maps)
-        self.register_buffer("coil_maps", maps)
+        super().__init__(
+            coil_maps,
+            n_axes=3 if three_d else 2,
+            noise_model=noise_model,
+            coil_chunk=coil_chunk,
+            max_iter=max_iter,
+            tol=tol,
+        )
+        self.three_d = three_d
         if mask is None:
-            mask = torch.ones(maps.shape[3:], dtype=torch.bool, device=maps.device)
-        self.register_buffer("mask", self._checked_mask(mask, maps))
-        for name in ("_phase_m", "_phase_k", "_gram_mask"):  # set by _prepare, and follow the device
-            self.register_buffer(name, None, persistent=False)
+            mask = torch.ones(self.spatial, dtype=torch.bool, device=coil_maps.device)
+        self.register_buffer("mask", self._checked_mask(mask, self.coil_maps))
+        self.register_buffer("_phase_m", None, persistent=False)
+        self.register_buffer("_phase_k", None, persistent=False)
         self._prepare()
 
-    # --- parameters -------------------------------------------------------------------------------------------
-
-    @property
-    def spatial(self) -> tuple[int, ...]:
-        """(y, x) or (z, y, x)."""
-        return tuple(self.coil_maps.shape[3:])
-
-    @property
-    def n_sets(self) -> int:
-        """Number of sets of coil maps."""
-        return self.coil_maps.shape[1]
+    @classmethod
+    def example(
+        cls,
+        generator: torch.Generator,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        batch: int = 1,
+    ) -> tuple[MultiCoilMRI, Float[Tensor, "b channel y x"]]:
+        """Make a random instance and an image for the shared operator test."""
+        maps = torch.randn(batch, 3, 12, 9, dtype=dtype.to_complex(), generator=generator).to(device)
+        mask = (torch.rand(batch, 1, 12, 9, generator=generator) < 0.5).to(device)
+        x = torch.randn(batch, 2, 12, 9, dtype=dtype, generator=generator).to(device)
+        return cls(maps, mask, noise_model=GaussianNoise(0.1)), x
 
     def update_parameters(
-        self, mask: Tensor | None = None, coil_maps: Tensor | None = None, **_noise_parameters: object
+        self,
+        mask: Tensor | None = None,
+        coil_maps: Tensor | None = None,
+        **_noise_parameters: object,
     ) -> None:
-        """Replace the mask, the coil maps or both. The noise model's parameters, which deepinv hands on, are left."""
+        """Replace the mask, the maps or both; the noise model's parameters, which deepinv hands on too, are left."""
         if mask is None and coil_maps is None:
             return
         maps = self.coil_maps if coil_maps is None else self._checked_maps(coil_maps).to(self.coil_maps.device)
@@ -109,22 +120,41 @@ class MultiCoilMRI(LinearPhysics):
         self.coil_maps = maps
         self._prepare()
 
-    def _checked_maps(self, maps: Tensor) -> Tensor:
-        d = len(self._dims)
-        if not maps.is_complex():
-            raise DTypeError("coil maps are complex", found=maps.dtype)
-        if maps.ndim == d + 1:
-            maps = maps[None]
-        if maps.ndim == d + 2:
-            maps = maps[:, None]
-        if maps.ndim != d + 3 or 0 in maps.shape:
-            wanted = "z, y, x" if self.three_d else "y, x"
+    def A(
+        self, x: Float[Tensor, "b channel *spatial"], **parameters: Tensor | None
+    ) -> Complex[Tensor, "b coil *spatial"]:
+        """Measure images of ``2 * set`` real channels; what `update_parameters` takes can be given here, and stays."""
+        self.update_parameters(**parameters)
+        return self.expand(to_complex(x)).mul_(self.mask)
+
+    def A_adjoint(self, y: Num[Tensor, "b ..."], **parameters: Tensor | None) -> Float[Tensor, "b channel *spatial"]:
+        """Apply the adjoint to complex ``(b, coil, *spatial)`` or to deepinv's real ``(b, 2, coil, *spatial)``."""
+        self.update_parameters(**parameters)
+        if not y.is_complex():
+            if y.ndim != len(self._dims) + 3 or y.shape[1] != 2:
+                raise ShapeError(
+                    "k-space that cannot be used", found=tuple(y.shape), expected="complex, or two channels"
+                )
+            y = torch.view_as_complex(y.movedim(1, -1).contiguous())
+        return to_channels(self._with_sets(self.combine(y * self.mask)))
+
+    def noise(self, x: Complex[Tensor, "b coil *spatial"], **parameters: object) -> Complex[Tensor, "b coil *spatial"]:
+        """Apply the noise model to the real and to the imaginary part of the sampled entries."""
+        return super().noise(x, **parameters) * self.mask
+
+    def expand(self, x: Complex[Tensor, "b *set_and_spatial"]) -> Complex[Tensor, "b coil *spatial"]:
+        """Compute the k-space of all coils, unmasked, of an image ``(b, *spatial)`` or ``(b, set, *spatial)``."""
+        images = coil_images(self.coil_maps, self._with_sets(x) * self._phase_m)
+        return torch.fft.fftn(images, dim=self._dims, norm="ortho").mul_(self._phase_k)
+
+    def combine(self, k: Complex[Tensor, "b coil *spatial"]) -> Complex[Tensor, "b *set_and_spatial"]:
+        """Adjoint of `expand`: ``(b, *spatial)`` for one set of maps, else ``(b, set, *spatial)``."""
+        if tuple(k.shape[1:]) != tuple(self.coil_maps.shape[2:]):
             raise ShapeError(
-                "coil maps of a shape that cannot be used",
-                found=tuple(maps.shape),
-                expected=f"(b, coil, {wanted}) or (b, set, coil, {wanted})",
+                "k-space that does not fit the coil maps", found=tuple(k.shape), expected=tuple(self.coil_maps.shape)
             )
-        return maps.resolve_conj()
+        x = combined(self.coil_maps, k, self._phase_k, self._dims, self._chunk())
+        return self._without_sets(x * self._phase_m.conj())
 
     def _checked_mask(self, mask: Tensor, maps: Tensor) -> Tensor:
         spatial = tuple(maps.shape[3:])
@@ -150,128 +180,15 @@ class MultiCoilMRI(LinearPhysics):
         return mask.expand(-1, -1, *spatial).contiguous()
 
     def _prepare(self) -> None:
-        """Precompute what depends on maps and mask: phases, axes to transform, memory layout, `gram_mask`."""
+        """Precompute what depends on maps and mask: the phases, and the axes and the factor of `normal`."""
         maps, mask = self.coil_maps, self.mask
-        self.img_size = (2 * self.n_sets, *self.spatial)
         if self._phase_m is None or self._phase_m.shape != maps.shape[3:] or self._phase_m.dtype != maps.dtype:
             self._phase_m, self._phase_k = centring_phases(self.spatial, maps.dtype, maps.device)
         varies = [not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask)) for dim in self._dims]
-        self._gram_dims = tuple(dim for dim, v in zip(self._dims, varies, strict=True) if v)
-        self._gram_mask = None
-        if self._gram_dims:
-            for dim in set(self._dims) - set(self._gram_dims):
-                mask = mask.narrow(dim, 0, 1)
-            factors = torch.view_as_complex(gram_mask(mask, self._gram_dims, maps.real.dtype))
-            self._gram_mask = torch.view_as_real(self._in_layout(factors))
-        self.coil_maps = self._in_layout(maps)
-
-    def _in_layout(self, x: Tensor) -> Tensor:
-        """Keep the axes that the normal operator transforms contiguous in memory: FFTs across rows take long."""
-        constant = [dim for dim in self._dims if dim not in self._gram_dims]
-        order = [*range(x.ndim - len(self._dims)), *(x.ndim + dim for dim in (*constant, *self._gram_dims))]
-        return x.permute(order).contiguous().permute([order.index(axis) for axis in range(x.ndim)])
-
-    # --- operator ---------------------------------------------------------------------------------------------
-
-    def A(
-        self,
-        x: Float[Tensor, "b channel *spatial"],
-        mask: Tensor | None = None,
-        coil_maps: Tensor | None = None,
-        **_noise_parameters: object,
-    ) -> Complex[Tensor, "b coil *spatial"]:
-        """Measure images of ``2 * set`` real channels; a mask or maps given here stay, as in deepinv."""
-        self.update_parameters(mask=mask, coil_maps=coil_maps)
-        return self.expand(to_complex(x)).mul_(self.mask)
-
-    def A_adjoint(
-        self,
-        y: Num[Tensor, "b ..."],
-        mask: Tensor | None = None,
-        coil_maps: Tensor | None = None,
-        **_noise_parameters: object,
-    ) -> Float[Tensor, "b channel *spatial"]:
-        """Adjoint of `A` [complex ``(b, coil, *spatial)``, or deepinv's real ``(b, 2, coil, *spatial)``]."""
-        self.update_parameters(mask=mask, coil_maps=coil_maps)
-        if not y.is_complex():
-            if y.ndim != len(self._dims) + 3 or y.shape[1] != 2:
-                raise ShapeError(
-                    "k-space of a shape that cannot be used", found=tuple(y.shape), expected="complex, or two channels"
-                )
-            y = to_complex(y.transpose(1, 2).flatten(1, 2))
-        return to_channels(self._with_sets(self.combine(y * self.mask)))
-
-    def A_adjoint_A(
-        self,
-        x: Float[Tensor, "b channel *spatial"],
-        mask: Tensor | None = None,
-        coil_maps: Tensor | None = None,
-        **_noise_parameters: object,
-    ) -> Float[Tensor, "b channel *spatial"]:
-        """Apply the normal operator, without a shift and with one chunk of coils in memory."""
-        self.update_parameters(mask=mask, coil_maps=coil_maps)
-        return to_channels(self.normal(to_complex(x)))
-
-    def A_dagger(
-        self,
-        y: Num[Tensor, "b ..."],
-        solver: str = "CG",
-        max_iter: int | None = None,
-        tol: float | None = None,
-        verbose: bool = False,
-        mask: Tensor | None = None,
-        coil_maps: Tensor | None = None,
-    ) -> Float[Tensor, "b channel *spatial"]:
-        """CG-SENSE [Pruessmann 2001]: the least-squares image of least norm; other solvers are deepinv's."""
-        self.update_parameters(mask=mask, coil_maps=coil_maps)
-        if solver != "CG":
-            return super().A_dagger(y, solver=solver, max_iter=max_iter, tol=tol, verbose=verbose)
-        b = to_complex(self.A_adjoint(y))
-        x = conjugate_gradient(self.normal, b, max_iter=max_iter or self.max_iter, tol=self.tol if tol is None else tol)
-        return to_channels(x)
-
-    def noise(
-        self, x: Complex[Tensor, "b coil *spatial"], **noise_parameters: object
-    ) -> Complex[Tensor, "b coil *spatial"]:
-        """Apply the noise model to the real and imaginary part of the sampled entries."""
-        noisy = self.noise_model(torch.view_as_real(x.resolve_conj()), **noise_parameters)
-        return torch.view_as_complex(noisy.contiguous()) * self.mask
-
-    # --- its parts --------------------------------------------------------------------------------------------
-
-    def expand(self, x: Complex[Tensor, "b *set_and_spatial"]) -> Complex[Tensor, "b coil *spatial"]:
-        """K-space of all coils, unmasked, of an image ``(b, *spatial)`` or ``(b, set, *spatial)``."""
-        images = coil_images(self.coil_maps, self._with_sets(x) * self._phase_m)
-        return torch.fft.fftn(images, dim=self._dims, norm="ortho").mul_(self._phase_k)
-
-    def combine(self, k: Complex[Tensor, "b coil *spatial"]) -> Complex[Tensor, "b *set_and_spatial"]:
-        """Adjoint of `expand`: ``(b, *spatial)`` for one set of maps, else ``(b, set, *spatial)``."""
-        x = combined(self.coil_maps, k, self._phase_k, self._dims, self._chunk()) * self._phase_m.conj()
-        return x[:, 0] if self.n_sets == 1 else x
-
-    def normal(self, x: Complex[Tensor, "b *set_and_spatial"]) -> Complex[Tensor, "b *set_and_spatial"]:
-        """`A_adjoint_A` on complex images, ``(b, *spatial)`` or ``(b, set, *spatial)``; the same shape comes back."""
-        sets = self._in_layout(self._with_sets(x))
-        return gram(sets, self.coil_maps, self._gram_mask, self._gram_dims, self._chunk()).reshape(x.shape)
-
-    def _with_sets(self, x: Tensor) -> Tensor:
-        d = len(self._dims)
-        sets = x[:, None] if x.ndim == d + 1 else x
-        if sets.ndim != d + 2 or sets.shape[1] != self.n_sets or tuple(sets.shape[2:]) != self.spatial:
-            raise ShapeError(
-                "an image that does not fit the coil maps",
-                found=tuple(x.shape),
-                expected=f"(b, {self.n_sets}, {self.spatial})",
-            )
-        return sets
-
-    def _chunk(self) -> int:
-        """Coil images worked on at once."""
-        if self.coil_chunk is not None:
-            return self.coil_chunk
-        maps = self.coil_maps
-        image = math.prod(self.spatial) * maps.element_size()
-        return max(1, _CHUNK_BYTES.get(maps.device.type, _CHUNK_BYTES_ELSEWHERE) // image)
+        dims = tuple(dim for dim, v in zip(self._dims, varies, strict=True) if v)
+        for dim in set(self._dims) - set(dims):
+            mask = mask.narrow(dim, 0, 1)
+        self._set_gram(gram_mask(mask.to(maps.real.dtype), dims) if dims else None, dims)
 
 
 def decouple_readout(

@@ -5,6 +5,7 @@ Shapes throughout: maps ``(b | 1, set, coil, *spatial)``, images ``(b, set, *spa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ def gram(
     Parameters
     ----------
     mask
-        From `gram_mask`; None where there is nothing to transform.
+        Real view of what `gram_mask` made; None where there is nothing to transform. Where it is larger than the
+        image along ``dims``, the image is padded with zeros for the transforms (a Toeplitz operator).
     chunk
         Coil images worked on at once; no more than two such chunks are in memory.
 
@@ -62,26 +64,55 @@ def gram(
     ``maps`` are recorded by autograd.
     """
     dims = tuple(dims)
-    if not maps.requires_grad:
+    if not (x.requires_grad or maps.requires_grad):
+        return _gram(x, maps, mask, dims, chunk)
+    if not maps.requires_grad and not torch.compiler.is_compiling():  # the compiler knows no `jvp`
         return _Gram.apply(x, maps, mask, dims, chunk)
     images = coil_images(maps, x)
     if mask is not None:
-        # ifftn divides by the size that the mask has been divided by already
-        images = torch.fft.ifftn(torch.fft.fftn(images, dim=dims) * mask[..., 0], dim=dims, norm="forward")
+        k = torch.fft.fftn(images, s=_sizes(mask, dims), dim=dims) * mask[..., 0]
+        images = _crop(torch.fft.ifftn(k, dim=dims, norm="forward"), images)  # the mask is divided by n already
     return torch.stack([(maps[:, s].conj() * images).sum(1) for s in range(maps.shape[1])], 1)
 
 
-def gram_mask(mask: Tensor, dims: Sequence[int], dtype: torch.dtype) -> Float[Tensor, "#b 1 *spatial 2"]:
+def gram_mask(mask: Float[Tensor, "#b 1 *spatial"], dims: Sequence[int]) -> Complex[Tensor, "#b 1 *spatial"]:
     """Turn a centred mask into the factor that stands between the two unnormalised FFTs of `gram`.
 
-    It goes to the FFT's order, is divided by the transform's size, and its second entry, for the imaginary
-    parts, is negative: conj(IFFT(z)) is FFT(conj(z)) / n, and conjugating here spares a conjugate copy of the maps.
+    It goes to the FFT's order and is divided by the transform's size. Its real part is to multiply real parts, its
+    imaginary part, the negative of the real one, imaginary parts: conj(IFFT(z)) is FFT(conj(z)) / n, and
+    conjugating here spares a conjugate copy of the maps.
     """
-    n = 1
-    for dim in dims:
-        n *= mask.shape[dim]
-    real = torch.fft.ifftshift(mask, tuple(dims)).to(dtype) / n
-    return torch.stack((real, -real), -1)
+    real = torch.fft.ifftshift(mask, tuple(dims)) / math.prod(mask.shape[dim] for dim in dims)
+    return torch.complex(real, -real)
+
+
+def _gram(x: Tensor, maps: Tensor, mask: Tensor | None, dims: tuple[int, ...], chunk: int) -> Tensor:
+    batch = []
+    for i, groups in chunks(x.shape[0], maps.shape[2], chunk):
+        total = None
+        for c in groups:
+            S = _rows(maps, i)[:, :, c]
+            images = coil_images(S, x[i])
+            if mask is None:
+                images = images.conj()
+            else:
+                k = torch.fft.fftn(images, s=_sizes(mask, dims), dim=dims)
+                torch.view_as_real(k).mul_(_rows(mask, i))
+                images = _crop(torch.fft.fftn(k, dim=dims), images)
+            total = _add_coils(total, S, images)
+        batch.append(total)
+    result = torch.cat(batch) if len(batch) > 1 else batch[0]
+    return result.conj_physical_()
+
+
+def _sizes(mask: Tensor, dims: tuple[int, ...]) -> list[int]:
+    return [mask.shape[dim - 1] for dim in dims]  # the last axis of the mask is the real and imaginary part
+
+
+def _crop(x: Tensor, like: Tensor) -> Tensor:
+    for dim in range(2, like.ndim):
+        x = x.narrow(dim, 0, like.shape[dim])
+    return x
 
 
 class _Gram(torch.autograd.Function):
@@ -91,22 +122,7 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, maps: Tensor, mask: Tensor | None, dims: tuple[int, ...], chunk: int) -> Tensor:
-        batch = []
-        for i, groups in chunks(x.shape[0], maps.shape[2], chunk):
-            total = None
-            for c in groups:
-                S = _rows(maps, i)[:, :, c]
-                images = coil_images(S, x[i])
-                if mask is None:
-                    images = images.conj()
-                else:
-                    k = torch.fft.fftn(images, dim=dims)
-                    torch.view_as_real(k).mul_(_rows(mask, i))
-                    images = torch.fft.fftn(k, dim=dims)
-                total = _add_coils(total, S, images)
-            batch.append(total)
-        result = torch.cat(batch) if len(batch) > 1 else batch[0]
-        return result.conj_physical_()
+        return _gram(x, maps, mask, dims, chunk)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
