@@ -6,6 +6,7 @@ exactly the reader of that name answers to it (a variant is called ``name-varian
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
@@ -15,12 +16,16 @@ import numpy as np
 
 SAMPLES: dict[str, Callable[[Path], Path]] = {}
 """Name of a reader (and a variant of its files) to a function that writes such a file into a folder."""
+OPTIONS: dict[str, str] = {}
+"""Name of the variable to be read, for samples of formats that need one."""
 
 
-def sample(name: str) -> Callable[[Callable[[Path], Path]], Callable[[Path], Path]]:
+def sample(name: str, variable: str | None = None) -> Callable[[Callable[[Path], Path]], Callable[[Path], Path]]:
     def register(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
         assert name not in SAMPLES
         SAMPLES[name] = make
+        if variable is not None:
+            OPTIONS[name] = variable
         return make
 
     return register
@@ -295,3 +300,190 @@ def make_twix(folder: Path) -> Path:
         for y in range(12)
     ]
     return write_twix(folder / "meas.dat", (TWIX_PROTOCOL, noise), (TWIX_PROTOCOL, lines))
+
+
+DATA = Path(__file__).parent / "data"
+
+
+@sample("cfl")
+def make_cfl(folder: Path) -> Path:
+    """Written by BART itself (tests/data/README.md): two slices, three coils, 15 x 12."""
+    for ending in (".cfl", ".hdr"):
+        shutil.copyfile(DATA / f"bart_slices{ending}", folder / f"scan{ending}")
+    return folder / "scan.cfl"
+
+
+@sample("npy")
+def make_npy(folder: Path) -> Path:
+    np.save(folder / "scan.npy", complex_normal((2, 3, 13, 10)))
+    return folder / "scan.npy"
+
+
+@sample("npz")
+def make_npz(folder: Path) -> Path:
+    k = complex_normal((2, 3, 13, 10))
+    np.savez(folder / "scan.npz", kspace=k, mask=np.arange(10) % 3 == 0, maps=k / 2, noise=complex_normal((3, 40)))
+    return folder / "scan.npz"
+
+
+@sample("npz-compressed")
+def make_npz_compressed(folder: Path) -> Path:
+    np.savez_compressed(folder / "scan.npz", kspace=complex_normal((3, 13, 10)))
+    return folder / "scan.npz"
+
+
+@sample("npz-packed")
+def make_npz_packed(folder: Path) -> Path:
+    """The layout of the built-in sample: sampled entries only."""
+    mask = np.random.default_rng(0).random((13, 10)) < 0.3
+    samples = complex_normal((3, int(mask.sum())))
+    np.savez(folder / "scan.npz", samples=samples, mask=np.packbits(mask), shape=np.array([3, 13, 10]))
+    return folder / "scan.npz"
+
+
+def write_mat73(path: Path, kinds: dict[str, str] | None = None, **arrays: np.ndarray) -> Path:
+    """As MATLAB does with -v7.3: a block of 512 bytes, then HDF5 with reversed axes and {real, imag}."""
+    import h5py
+
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            stored = np.atleast_2d(array).T
+            kind = {"f4": "single", "f8": "double", "c8": "single", "c16": "double"}.get(array.dtype.str[1:])
+            if np.iscomplexobj(stored):
+                part = stored.real.dtype
+                pairs = np.empty(stored.shape, [("real", part), ("imag", part)])
+                pairs["real"], pairs["imag"] = stored.real, stored.imag
+                stored = pairs
+            dataset = file.create_dataset(name, data=stored)
+            dataset.attrs["MATLAB_class"] = np.bytes_((kinds or {}).get(name, kind or array.dtype.name))
+    with path.open("r+b") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Jan  1".ljust(124) + b"\x00\x02IM")
+    return path
+
+
+@sample("matlab", variable="DATA")
+def make_mat73(folder: Path) -> Path:
+    k = np.moveaxis(complex_normal((2, 3, 13, 10)), (0, 1), (3, 2))
+    mask = (np.arange(130).reshape(13, 10) % 3 > 0).astype(np.uint8)
+    return write_mat73(folder / "scan.mat", {"mask": "logical"}, DATA=k, mask=mask, im=np.ones((13, 10)))
+
+
+@sample("matlab-5")
+def make_mat5(folder: Path) -> Path:
+    from scipy.io import savemat
+
+    k = np.moveaxis(complex_normal((3, 13, 10)), 0, 2)
+    savemat(folder / "scan.mat", {"DATA": k, "te": 3.0, "name": "brain"}, do_compression=True)
+    return folder / "scan.mat"
+
+
+RAS = np.array([[-1.0, 0, 0, 30], [0, -1.5, 0, 20], [0, 0, 4, -7], [0, 0, 0, 1]])
+"""Voxel (x, y, z) to mm: 1 x 1.5 x 4 mm, rows and columns as in DICOM."""
+
+
+@sample("nifti")
+def make_nifti(folder: Path) -> Path:
+    import nibabel
+
+    volume = np.random.default_rng(0).integers(-500, 500, (10, 13, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(volume, RAS), folder / "brain.nii.gz")
+    return folder / "brain.nii.gz"
+
+
+@sample("nifti-complex")
+def make_nifti_complex(folder: Path) -> Path:
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(complex_normal((10, 13, 3)), RAS), folder / "brain.nii")
+    return folder / "brain.nii"
+
+
+@sample("nifti-2")
+def make_nifti2(folder: Path) -> Path:
+    import nibabel
+
+    nibabel.save(nibabel.Nifti2Image(complex_normal((10, 13, 3)).real, RAS), folder / "brain.nii")
+    return folder / "brain.nii"
+
+
+def dicom_slice(pixels: np.ndarray, index: int = 0, **elements: object):
+    """One slice as a scanner writes it: RAS from above, positions in LPS."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = MRImageStorage, f"1.2.3.{index + 1}"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SeriesNumber = "1.2.3", "1.2.3.4", 7
+    dataset.Modality, dataset.PatientName, dataset.PatientID = "MR", "Doe^Jane", "0815"
+    dataset.InstanceNumber = index + 1
+    dataset.ImagePositionPatient = [-30.0, -20.0, -7.0 + 4 * index]
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    dataset.PixelSpacing, dataset.SliceThickness, dataset.SpacingBetweenSlices = [1.5, 1.0], 3.0, 4.0
+    dataset.Rows, dataset.Columns = pixels.shape[-2:] if pixels.shape[-1] != 3 else pixels.shape[:2]
+    dataset.SamplesPerPixel = 3 if pixels.shape[-1] == 3 else 1
+    dataset.PhotometricInterpretation = "RGB" if pixels.shape[-1] == 3 else "MONOCHROME2"
+    if dataset.SamplesPerPixel == 3:
+        dataset.PlanarConfiguration = 0
+    bits = 8 * pixels.dtype.itemsize
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+    dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+@sample("dicom")
+def make_dicom(folder: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 4000, (13, 10)).astype(np.uint16)
+    dataset = dicom_slice(pixels, RescaleSlope=2.0, RescaleIntercept=-10.0)
+    dataset.save_as(folder / "slice.dcm", enforce_file_format=True)
+    return folder / "slice.dcm"
+
+
+@sample("dicom-series")
+def make_dicom_series(folder: Path) -> Path:
+    """Three slices, the names in another order than the positions, and a file of another kind."""
+    pixels = np.random.default_rng(0).integers(0, 4000, (3, 13, 10)).astype(np.uint16)
+    for index, name in enumerate(("c", "a", "b")):
+        dicom_slice(pixels[index], index).save_as(folder / f"{name}.dcm", enforce_file_format=True)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@sample("png")
+def make_png(folder: Path) -> Path:
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 65535, (13, 10)).astype(np.uint16)).save(folder / "a.png")
+    return folder / "a.png"
+
+
+@sample("png-colour")
+def make_png_colour(folder: Path) -> Path:
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (13, 10, 3)).astype(np.uint8)).save(folder / "a.png")
+    return folder / "a.png"
+
+
+@sample("png-tiff")
+def make_tiff(folder: Path) -> Path:
+    from PIL import Image
+
+    pages = [Image.fromarray(complex_normal((13, 10), seed).real) for seed in range(3)]
+    pages[0].save(folder / "a.tif", save_all=True, append_images=pages[1:])
+    return folder / "a.tif"
+
+
+@sample("hdf5")
+def make_submission(folder: Path) -> Path:
+    """As fastMRI wants its submissions."""
+    import h5py
+
+    with h5py.File(folder / "file.h5", "w") as file:
+        file["reconstruction"] = np.random.default_rng(0).random((2, 13, 10), np.float32)
+    return folder / "file.h5"

@@ -16,7 +16,7 @@ from recon.physics.errors import DTypeError, ShapeError
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-@readers.register("hdf5-image")
+@readers.register("hdf5")
 class Hdf5ImageReader:
     """HDF5 with ``reconstruction`` (slice, y, x) and no ``kspace``; a complex ``image`` beside it takes its place.
 
@@ -55,4 +55,4 @@ class Hdf5ImageReader:
             if "recon_metadata" in file:
                 text = read_text(get_dataset(file, "recon_metadata", path), path)
         pixels = LazySlices(shape, dtype, partial(read_slice, path, name), path)
-        return Image(pixels=pixels, source=Source("hdf5-image", path), maps=maps, **image_fields(text, path))
+        return Image(pixels=pixels, source=Source("hdf5", path), maps=maps, **image_fields(text, path))

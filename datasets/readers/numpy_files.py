@@ -14,6 +14,7 @@ from recon.datasets.lazy import LazySlices, check_size, mapped_slices
 from recon.datasets.metadata import image_fields, scan_fields
 from recon.datasets.npz_archive import Archive, ArrayHeader, read_array_header
 from recon.datasets.readers import ReadOptions, readers
+from recon.datasets.readers.calgary import CalgaryReader
 from recon.datasets.scan import Image, Scan, Source
 from recon.physics.errors import DTypeError, FileFormatError, MaskError, OptionError, ShapeError
 
@@ -38,9 +39,9 @@ class NpyReader:
     ``(y, x)`` or ``(slice, y, x)`` is an image. The array stays on disk and is read slice by slice.
     """
 
-    def sniff(self, path: Path, head: bytes) -> bool:  # noqa: ARG002
-        """Tell by the magic bytes."""
-        return head.startswith(b"\x93NUMPY")
+    def sniff(self, path: Path, head: bytes) -> bool:
+        """Tell by the magic bytes, unless the shape is that of the Calgary-Campinas collection."""
+        return head.startswith(b"\x93NUMPY") and not CalgaryReader().sniff(path, head)
 
     def read(self, path: Path, options: ReadOptions) -> Scan | Image:  # noqa: ARG002
         """Read the header."""
