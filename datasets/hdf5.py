@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from recon.datasets.hdf5_vlen import read_values
+from recon.datasets.hdf5_records import read_values
 from recon.datasets.limits import MAX_EXPANSION, check_claim
 from recon.physics.errors import DTypeError, FileFormatError, ReconError
 

@@ -1,4 +1,4 @@
-"""The table of readouts in an ISMRMRD file, read with h5py: headers at once, samples by rows."""
+"""The table of readouts in an ISMRMRD file: headers are read at once, samples by rows."""
 
 from __future__ import annotations
 
@@ -95,21 +95,21 @@ class Table:
 def read_table(path: Path, group: str) -> Table:
     """Read the text and the headers of a group."""
     from recon.datasets.hdf5 import get_dataset, open_hdf5, read_text
+    from recon.datasets.hdf5_records import read_column
 
     with open_hdf5(path) as file:
         data = get_dataset(file[group], "data", path)
         if data.ndim != 1:
             raise FileFormatError("the table of readouts has not one axis", file=path, found=f"shape {data.shape}")
-        head = np.empty(data.shape[0], np.dtype([("head", _HEAD)]))
-        data.read_direct(head)
+        head = read_column(data, "head", _HEAD, path)
         text = read_text(get_dataset(file[group], "xml", path), path)
-    return Table(group, head["head"], text, path.stat().st_size)
+    return Table(group, head, text, path.stat().st_size)
 
 
 def read_member(path: Path, group: str, member: str, rows: np.ndarray) -> Iterator[np.ndarray]:
     """Read the ``data`` or ``traj`` of some rows as flat float32 arrays."""
     from recon.datasets.hdf5 import open_hdf5
-    from recon.datasets.hdf5_vlen import read_values
+    from recon.datasets.hdf5_records import read_values
 
     with open_hdf5(path) as file:
         for values in read_values(file[group]["data"], rows, path, member):

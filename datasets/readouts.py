@@ -121,7 +121,8 @@ class GridRead:
             for i, samples in enumerate(self.fetch(part.place)):
                 used = samples[:, part.skip[i] : part.skip[i] + part.count[i]]
                 target = part.z[i], part.y[i], slice(part.x[i], part.x[i] + part.count[i])
-                grid[:, *target] += used[:, ::-1] if part.reverse[i] else used
+                with np.errstate(invalid="ignore", over="ignore"):  # `Scan.slice` refuses what is not finite
+                    grid[:, *target] += used[:, ::-1] if part.reverse[i] else used
                 times[target] += 1
         if times.max() > 1:
             grid /= np.maximum(times, 1)

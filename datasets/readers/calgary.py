@@ -43,7 +43,8 @@ def to_centred(k: np.ndarray, *, corner: bool) -> np.ndarray:
         if corner:
             k = np.roll(k, c, axis)
         phase = np.exp(2j * np.pi * ((np.arange(n) - c) * c % n) / n).astype(np.complex64)
-        k = k * (phase[:, None] if axis == -2 else phase)
+        with np.errstate(invalid="ignore", over="ignore"):  # `Scan.slice` refuses what is not finite
+            k = k * (phase[:, None] if axis == -2 else phase)
     return k
 
 

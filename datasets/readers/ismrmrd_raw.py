@@ -1,4 +1,4 @@
-"""ISMRMRD, the vendor-neutral raw data format [Inati 2017, https://doi.org/10.1002/mrm.26089], read without its library.
+"""ISMRMRD, the vendor-neutral raw data format [Inati 2017, https://doi.org/10.1002/mrm.26089].
 
 The data are a table of readouts. Their headers are read at once (they say where each readout belongs), the
 samples slice by slice.

@@ -1,8 +1,9 @@
-"""Values of variable length in HDF5 files, read past the library, which crashes on damaged ones.
+"""Texts and tables with values of variable length in HDF5 files, read past the library, which crashes on damaged ones.
 
 HDF5 stores such a value as a reference (length, address of a "global heap collection", number of the object in
-it); the library believes all three, and a flipped bit ends in gigabytes or in a segmentation fault. Here each is
-held against the file first. The layouts are those of the HDF5 File Format Specification, III.E and IV.A.2.
+it); the library believes all three (also where it only reads the columns beside it), and a flipped bit ends in
+gigabytes or in a segmentation fault. Here the library says where the records lie; what is in them is held against
+the file first. The layouts are those of the HDF5 File Format Specification, III.E and IV.A.2.
 """
 
 from __future__ import annotations
@@ -104,56 +105,115 @@ def read_values(dataset: h5py.Dataset, rows: np.ndarray, path: Path, member: str
     ------
     Arrays of the stored type; text as bytes (uint8).
     """
-    kind, size, offset = _layout(dataset, path, member)
-    is_text = isinstance(kind, h5py.h5t.TypeStringID)
-    dtype = np.dtype(np.uint8) if is_text else kind.get_super().dtype
-    with path.open("rb") as file:
-        heap = Heap(file, path.stat().st_size, path)
-        for record in _records(dataset, rows, size, heap):
-            if offset + _REFERENCE.itemsize > len(record):
-                raise FileFormatError("the records are shorter than their type", file=path, cure=_CURE)
-            reference = np.frombuffer(record, _REFERENCE, 1, offset)[0]
-            yield np.frombuffer(heap.read(reference, dtype.itemsize), dtype)
-
-
-def _layout(dataset: h5py.Dataset, path: Path, member: str | None) -> tuple[h5py.h5t.TypeID, int, int]:
-    """Return the type of the value, and the size of a record and where the reference is in it."""
-    if dataset.file.id.get_create_plist().get_sizes() != (8, 8):
-        raise FileFormatError("addresses that do not have 64 bits", file=path, cure=_REPACK)
-    kind, size, offset = dataset.id.get_type(), _REFERENCE.itemsize, 0
-    if member is not None:
-        if not isinstance(kind, h5py.h5t.TypeCompoundID):
-            raise FileFormatError(f"{dataset.name} is no table", file=path)
-        number = kind.get_member_index(member.encode())
-        size, offset = kind.get_size(), kind.get_member_offset(number)
-        kind = kind.get_member_type(number)
+    kind, size, offset = _member(dataset, path, member)
     is_text = isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str()
     if not is_text and not isinstance(kind, h5py.h5t.TypeVlenID):
         raise FileFormatError(f"{dataset.name} does not hold values of variable length", file=path)
-    return kind, size, offset
+    dtype = np.dtype(np.uint8) if is_text else kind.get_super().dtype
+    if dtype.kind not in "iuf":
+        raise FileFormatError(f"{dataset.name} does not hold numbers", file=path, found=dtype)
+    with path.open("rb") as file:
+        heap = Heap(file, path.stat().st_size, path)
+        blocks = _blocks(dataset, rows, size, heap)
+        first, count, block = 0, 0, b""
+        for row in rows:
+            if not first <= row < first + count:
+                first, count, block = next(blocks)
+            start = (int(row) - first) * size + offset
+            if start + _REFERENCE.itemsize > len(block):
+                raise FileFormatError("the records are shorter than their type", file=path, cure=_CURE)
+            reference = np.frombuffer(block, _REFERENCE, 1, start)[0]
+            yield np.frombuffer(heap.read(reference, dtype.itemsize), dtype)
 
 
-def _records(dataset: h5py.Dataset, rows: np.ndarray, size: int, heap: Heap) -> Iterator[bytes]:
-    """Yield the stored bytes of each row."""
+def read_column(dataset: h5py.Dataset, member: str, wanted: np.dtype, path: Path) -> np.ndarray:
+    """Read one member, itself a compound without values of variable length, of all records of a table.
+
+    Parameters
+    ----------
+    dataset
+        One axis, of a compound type.
+    member
+        The member.
+    wanted
+        The fields that are read, found in the file by their names; numbers are converted, the others left.
+    path
+        The file.
+
+    Returns
+    -------
+    One element a record.
+    """
+    kind, size, offset = _member(dataset, path, member)
+    stored = kind.dtype
+    if stored.hasobject or offset + stored.itemsize > size:
+        raise FileFormatError(f"{member!r} is not made of numbers", file=path, cure=_CURE)
+    _check_fields(stored, wanted, path)
+    out = np.empty(dataset.shape[0], wanted)
+    with path.open("rb") as file:
+        heap = Heap(file, path.stat().st_size, path)
+        for first, count, block in _blocks(dataset, np.arange(len(out)), size, heap):
+            if count * size > len(block):
+                raise FileFormatError("the records are shorter than their type", file=path, cure=_CURE)
+            _copy_fields(np.ndarray((count,), stored, block, offset, (size,)), out[first : first + count])
+    return out
+
+
+def _check_fields(stored: np.dtype, wanted: np.dtype, path: Path) -> None:
+    for name in wanted.names or ():
+        kind, have = wanted[name], stored[name] if name in (stored.names or ()) else None
+        if have is not None and kind.names and have.names:
+            _check_fields(have, kind, path)
+        elif have is None or have.shape != kind.shape or have.base.kind not in "iuf" or kind.names:
+            raise FileFormatError(f"the records have no usable field {name!r}", file=path, found=have, expected=kind)
+
+
+def _copy_fields(stored: np.ndarray, out: np.ndarray) -> None:
+    for name in out.dtype.names or ():
+        if out.dtype[name].names:
+            _copy_fields(stored[name], out[name])
+        else:
+            with np.errstate(invalid="ignore"):
+                out[name] = stored[name]
+
+
+def _member(dataset: h5py.Dataset, path: Path, member: str | None) -> tuple[h5py.h5t.TypeID, int, int]:
+    """Return the type of a member (or of the whole), the size of a record and where the member is in it."""
+    if dataset.file.id.get_create_plist().get_sizes() != (8, 8):
+        raise FileFormatError("addresses that do not have 64 bits", file=path, cure=_REPACK)
+    kind = dataset.id.get_type()
+    if member is None:
+        return kind, _REFERENCE.itemsize, 0
+    if not isinstance(kind, h5py.h5t.TypeCompoundID):
+        raise FileFormatError(f"{dataset.name} is no table", file=path)
+    number = kind.get_member_index(member.encode())
+    return kind.get_member_type(number), kind.get_size(), kind.get_member_offset(number)
+
+
+def _blocks(dataset: h5py.Dataset, rows: np.ndarray, size: int, heap: Heap) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (first row, number of rows, their bytes) of the parts of the dataset in which ``rows`` are."""
     layout = dataset.id.get_create_plist().get_layout()
+    total = int(np.prod(dataset.shape))
     if layout == h5py.h5d.CONTIGUOUS:
-        start = dataset.id.get_offset()
+        start, length = dataset.id.get_offset(), max(1, (1 << 20) // size)
         if start is None:
             raise FileFormatError(f"{dataset.name} was never written", file=heap.path)
-        for row in rows:
-            heap.file.seek(start + int(row) * size)
-            yield heap.file.read(size)
-        return
-    if layout != h5py.h5d.CHUNKED:
+    elif layout == h5py.h5d.CHUNKED:
+        start, length = None, int(dataset.chunks[0])
+    else:
         raise FileFormatError(f"{dataset.name} has a layout that is not read", file=heap.path, cure=_REPACK)
-    length = int(dataset.chunks[0])
-    number, chunk = -1, b""
+    previous = -1
     for row in rows:
-        if row // length != number:
-            number = int(row) // length
-            chunk = _chunk(dataset, number * length, length * size, heap)
-        start = (int(row) - number * length) * size
-        yield chunk[start : start + size]
+        number = int(row) // length
+        if number == previous:
+            continue
+        previous, first = number, number * length
+        count = min(length, total - first)
+        if start is None:
+            yield first, count, _chunk(dataset, first, length * size, heap)
+        else:
+            heap.file.seek(start + first * size)
+            yield first, count, heap.file.read(count * size)
 
 
 def _chunk(dataset: h5py.Dataset, first: int, size: int, heap: Heap) -> bytes:
