@@ -1,0 +1,173 @@
+"""How strong a regularisation is, by the samples themselves: leave some out, and see how well they are predicted.
+
+The noise of the left-out samples is independent of the image, so that their squared error is, up to a constant, the
+error against the noise-free samples: the strength that predicts best is the one that suits noise, aliasing and image,
+and the noise level itself need not be known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex
+from torch import Tensor
+
+from recon.physics import MultiCoilMRI, NonCartesianMRI
+from recon.physics.errors import ShapeError
+from recon.physics.layout import to_complex
+from recon.physics.linalg import max_eigenvalue
+
+_CORE = 8  # side of the centre of k-space that always stays: its few samples hold most of the energy
+
+CoilOperator = MultiCoilMRI | NonCartesianMRI
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Measurements without some samples, and how well an image predicts those.
+
+    Parameters
+    ----------
+    y, physics
+        What is left, for the reconstruction.
+    error
+        Mean squared error of an image ``(1, set, *spatial)`` at the samples left out.
+    """
+
+    y: Tensor
+    physics: CoilOperator
+    error: Callable[[Tensor], float]
+
+
+def leave_out(
+    y: Complex[Tensor, "1 coil *samples"], physics: CoilOperator, *, fraction: float = 0.08, seed: int = 0
+) -> Split | None:
+    """Leave out a random part of the samples; None where there are too few.
+
+    Parameters
+    ----------
+    y, physics
+        Measurements of one image and their operator.
+    fraction
+        Part that is left out, apart from the very centre of k-space.
+    seed
+        Of the choice.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(physics, NonCartesianMRI):
+        near = physics.trajectory.abs().amax(1) < _CORE / 2
+        left = (torch.rand(len(near), generator=generator) < fraction).to(near.device) & ~near
+        if not left.any():
+            return None
+        kept = NonCartesianMRI(physics.coil_maps, physics.trajectory[~left])
+        probe = NonCartesianMRI(physics.coil_maps, physics.trajectory[left])
+        measured = y[..., left]
+        return Split(y[..., ~left], kept, lambda x: _mean_square(probe.expand(x) - measured))
+    mask = physics.mask
+    core = torch.zeros_like(mask)
+    core[(..., *(slice(max(n // 2 - _CORE // 2, 0), n // 2 + _CORE // 2) for n in physics.spatial))] = True
+    random = torch.rand(mask.shape, generator=generator).to(mask.device)
+    left = (random < fraction) & mask & ~core
+    if not left.any():
+        return None
+    kept_mask = mask & ~left
+    kept_physics = MultiCoilMRI(physics.coil_maps, kept_mask, three_d=physics.three_d)
+    chosen = left.expand_as(y)
+    measured = y[chosen]
+    return Split(y, kept_physics, lambda x: _mean_square(physics.expand(x)[chosen] - measured))
+
+
+def least_on_path(
+    error: Callable[[float], float], start: float, *, ratio: float = 0.6, most: int = 16, patience: int = 2
+) -> float:
+    """Find the strength of least error, going down from ``start`` in steps of ``ratio`` until it has passed.
+
+    Going from strong to weak, each solution is a good start for the next. The minimum is refined by a parabola in
+    the strength's logarithm. Where the first step goes uphill, the path goes up instead.
+
+    Parameters
+    ----------
+    error
+        Of a strength; called in the order of the path.
+    start
+        First strength.
+    ratio
+        Of one strength to the one before it, below 1.
+    most
+        Most evaluations.
+    patience
+        How many worse ones in a row end the path.
+    """
+    tried = {0: error(start)}
+    for direction in (1, -1):
+        place = direction
+        while len(tried) < most:
+            tried[place] = error(start * ratio**place)
+            best = min(tried, key=tried.__getitem__)
+            if direction * (place - best) >= patience:
+                break
+            place += direction
+        if min(tried, key=tried.__getitem__) != 0:
+            break
+    best = min(tried, key=tried.__getitem__)
+    offset = 0.0
+    if best - 1 in tried and best + 1 in tried:
+        below, above = tried[best - 1] - tried[best], tried[best + 1] - tried[best]
+        offset = 0.5 * (below - above) / (below + above) if below + above > 0 else 0.0
+    return start * ratio ** (best + offset)
+
+
+def largest_eigenvalue(physics: CoilOperator) -> float:
+    r"""Upper bound of the largest eigenvalue of :math:`A^H A`.
+
+    For Cartesian sampling that of :math:`S^H S`, which masks and the orthonormal FFT do not enlarge, by its rows'
+    sums: 1 for maps of ESPIRiT, without a power iteration.
+    """
+    if isinstance(physics, MultiCoilMRI):
+        maps = physics.coil_maps
+        gram = torch.einsum("bsc...,btc...->bst...", maps.conj(), maps)
+        return float(gram.abs().sum(2).max())
+    generator = torch.Generator().manual_seed(0)
+    maps = physics.coil_maps
+    x0 = torch.randn((1, physics.n_sets, *physics.spatial), dtype=maps.dtype, generator=generator).to(maps.device)
+    return 1.02 * float(max_eigenvalue(physics.normal, x0, tol=1e-3).max())
+
+
+def single(
+    y: Complex[Tensor, "b coil *samples"], physics: CoilOperator, index: int
+) -> tuple[Complex[Tensor, "1 coil *samples"], CoilOperator]:
+    """One image's measurements and operator out of a batch."""
+    if y.shape[0] == 1:
+        return y, physics
+    maps = physics.coil_maps[index if physics.coil_maps.shape[0] > 1 else 0][None]
+    if isinstance(physics, NonCartesianMRI):
+        return y[index : index + 1], NonCartesianMRI(maps, physics.trajectory, density=physics.density)
+    mask = physics.mask[index if physics.mask.shape[0] > 1 else 0][None]
+    return y[index : index + 1], MultiCoilMRI(maps, mask, three_d=physics.three_d)
+
+
+def backprojection(y: Complex[Tensor, "b coil *samples"], physics: CoilOperator) -> Complex[Tensor, "b set *spatial"]:
+    """:math:`A^H y` as complex images, the axis of sets kept."""
+    return to_complex(physics.A_adjoint(y))
+
+
+def check_measurements(y: Complex[Tensor, "b coil *samples"], physics: CoilOperator) -> None:
+    """Raise `ShapeError` unless ``y`` has the coils, the samples and the batch of its operator."""
+    maps = physics.coil_maps
+    samples = physics.spatial if isinstance(physics, MultiCoilMRI) else (physics.trajectory.shape[0],)
+    batches = {maps.shape[0], physics.mask.shape[0] if isinstance(physics, MultiCoilMRI) else 1} - {1}
+    fits = tuple(y.shape[1:]) == (maps.shape[2], *samples) and batches <= {y.shape[0]}
+    if not fits:
+        raise ShapeError(
+            "measurements that do not fit their operator",
+            found=tuple(y.shape),
+            expected=(max(batches, default="any batch"), maps.shape[2], *samples),
+        )
+
+
+def _mean_square(error: Tensor) -> float:
+    value = float(error.abs().square().mean())
+    return value if math.isfinite(value) else math.inf
