@@ -8,8 +8,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy import ndarray
@@ -143,10 +143,10 @@ class ForwardReader:
         Where in the stream the first block begins.
     """
 
-    def __init__(self, open_stream: Callable[[], IO[bytes]], offset: int) -> None:
+    def __init__(self, open_stream: Callable[[], BufferedIOBase], offset: int) -> None:
         self._open_stream, self._offset = open_stream, offset
         self._lock = threading.Lock()
-        self._stream: IO[bytes] | None = None
+        self._stream: BufferedIOBase | None = None
         self._process = 0
 
     def block(self, index: int, shape: tuple[int, ...], dtype: np.dtype) -> ndarray:
@@ -158,7 +158,7 @@ class ForwardReader:
                 self._stream, self._process = self._open_stream(), os.getpid()
             self._stream.seek(self._offset + index * out.nbytes)
             while view:
-                count = self._stream.readinto(view)  # type: ignore[attr-defined]
+                count = self._stream.readinto(view)
                 if not count:
                     raise EOFError("the compressed data end early")
                 view = view[count:]

@@ -7,8 +7,8 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy import ndarray
@@ -28,7 +28,7 @@ class ArrayHeader:
     offset: int
 
 
-def read_array_header(file: IO[bytes], path: Path) -> ArrayHeader:
+def read_array_header(file: BufferedIOBase, path: Path) -> ArrayHeader:
     """Read the header of the ``.npy`` format and stop where the data begin; only numbers and texts are taken."""
     try:
         version = np.lib.format.read_magic(file)
@@ -114,7 +114,7 @@ def _check_member(info: zipfile.ZipInfo, header: ArrayHeader, path: Path) -> Non
     check_claim((wanted or 1, 1), 1, stored=info.compress_size, path=path, what=what, expansion=expansion)
 
 
-def _open_member(path: Path, name: str) -> IO[bytes]:
+def _open_member(path: Path, name: str) -> BufferedIOBase:
     archive = zipfile.ZipFile(path)
     try:
         return archive.open(f"{name}.npy")

@@ -185,7 +185,7 @@ def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
     try:
         with (
             nobody(),
-            pytest.raises(OutputError, match="Permission denied.*--out"),
+            pytest.raises(OutputError, match=r"Permission denied.*--out"),
             atomic_path(tmp_path / "a" / "out"),
         ):
             pass

@@ -123,6 +123,8 @@ def _sections(header: Path) -> dict[str, str]:
 
 def _dimensions(header: Path, text: str | None) -> tuple[int, ...]:
     words = (text or "").split()
+    while len(words) > 16 and words[-1] == "1":
+        words.pop()
     if not words or len(words) > 16 or not all(re.fullmatch(r"\d{1,18}", word) for word in words):
         raise FileFormatError(
             "not a header of BART",
@@ -130,7 +132,10 @@ def _dimensions(header: Path, text: str | None) -> tuple[int, ...]:
             found=repr(text[:80]) if text else "no dimensions",
             expected="'# Dimensions' and up to 16 numbers",
         )
-    return tuple(int(word) for word in words) + (1,) * (16 - len(words))
+    dims = tuple(int(word) for word in words) + (1,) * (16 - len(words))
+    if min(dims) < 1:
+        raise ShapeError("the header says that the file is empty", file=header, found=f"dimensions {' '.join(words)}")
+    return dims
 
 
 def _labels(dims: tuple[int, ...]) -> tuple[dict[str, int], ...] | None:

@@ -7,8 +7,9 @@ import math
 import zlib
 from collections.abc import Callable
 from functools import partial
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -48,7 +49,7 @@ class NiftiReader:
         """Read the header, and check it against the size of the file."""
         with path.open("rb") as file:
             packed = file.read(2) == _GZIP
-        open_stream: Callable[[], IO[bytes]] = partial(gzip.open if packed else open, path, "rb")
+        open_stream: Callable[[], BufferedIOBase] = partial(gzip.open if packed else open, path, "rb")
         with open_stream() as stream:
             header, texts = _read_header(stream, path)
         data = path.with_suffix(".img") if bytes(header["magic"]).startswith(b"ni") else path
@@ -80,7 +81,7 @@ def _version(head: bytes) -> int | None:
     return 2 if head[4:8] in (b"n+2\0", b"ni2\0") else None
 
 
-def _read_header(stream: IO[bytes], path: Path) -> tuple[Any, list[str]]:
+def _read_header(stream: BufferedIOBase, path: Path) -> tuple[Any, list[str]]:
     """Read the header proper, and the texts among its extensions."""
     import nibabel
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import sys
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy import ndarray
@@ -42,7 +43,7 @@ class NiftiWriter(Writer):
                 _write(file, header, data, first.dtype)
 
 
-def _write(file: IO[bytes] | gzip.GzipFile, header: Any, image: Image, dtype: np.dtype) -> None:
+def _write(file: BufferedIOBase, header: Any, image: Image, dtype: np.dtype) -> None:
     header.write_to(file)
     for index in range(image.n_slices):
         values = _stored(np.asarray(image.pixels[index])).astype(dtype, copy=False)
