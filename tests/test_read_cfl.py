@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon.datasets import Scan
@@ -98,6 +98,7 @@ def test_labels_of_repetitions_and_slices(tmp_path: Path) -> None:
         assert scan.slice(index)[0, 0, 0] == 1 + label["repetition"] + 10 * label["slice"]
 
 
+@settings(deadline=None)
 @given(dims=st.lists(st.integers(1, 5), min_size=1, max_size=4), n=st.integers(1, 3))
 def test_every_sample_arrives_once(tmp_path_factory: pytest.TempPathFactory, dims: list[int], n: int) -> None:
     dims = [*dims, *[1] * (13 - len(dims)), n]
