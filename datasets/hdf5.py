@@ -5,8 +5,10 @@ Imports h5py, so readers import this module inside their functions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from recon.datasets.hdf5_attributes import text_attributes
 from recon.datasets.hdf5_records import read_values
 from recon.datasets.limits import MAX_EXPANSION, check_claim
 from recon.physics.errors import DTypeError, FileFormatError, ReconError
@@ -42,8 +45,52 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def get_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
-    """Return a dataset of a group after its claims have been held against the file (`check_claim`)."""
+def is_plain(kind: h5py.h5t.TypeID) -> bool:
+    """Tell whether a stored type is a standard number, an enumeration or compound of such, or a fixed text.
+
+    The library writes beyond its buffers when it converts the impossible types of a damaged file.
+    """
+    if isinstance(kind, h5py.h5t.TypeCompoundID):
+        end = 0
+        for i in range(kind.get_nmembers()):
+            if kind.get_member_offset(i) < end or not is_plain(kind.get_member_type(i)):
+                return False
+            end = kind.get_member_offset(i) + kind.get_member_type(i).get_size()
+        return end <= kind.get_size()
+    if isinstance(kind, h5py.h5t.TypeEnumID):
+        return is_plain(kind.get_super())
+    if isinstance(kind, h5py.h5t.TypeStringID):
+        return not kind.is_variable_str()
+    return any(kind.equal(standard) for standard in _standard_types())
+
+
+@cache
+def _standard_types() -> tuple[h5py.h5t.TypeID, ...]:
+    names = [name for name in dir(h5py.h5t) if re.fullmatch(r"(COMPLEX_)?(IEEE_F|STD_[IU])(8|16|32|64)[LB]E", name)]
+    return tuple(getattr(h5py.h5t, name) for name in names)
+
+
+def get_dataset(group: h5py.Group, name: str, path: Path, *, records: bool = False) -> h5py.Dataset:
+    """Return a dataset of a group after its claims have been held against the file (`check_claim`).
+
+    Parameters
+    ----------
+    group, name
+        Where it is.
+    path
+        The file.
+    records
+        It will be read by `recon.datasets.hdf5_records`, not by the library: any type may be in it.
+
+    Raises
+    ------
+    FileFormatError
+        There is none, or the file is too small for it.
+    ShapeError
+        It is empty.
+    DTypeError
+        It does not hold standard numbers or texts.
+    """
     found = group.get(name)
     if not isinstance(found, h5py.Dataset):
         raise FileFormatError(
@@ -57,6 +104,10 @@ def get_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
         )
     if found.shape is None:
         raise FileFormatError(f"the dataset {name!r} is empty", file=path)
+    if not records and not is_plain(found.id.get_type()):
+        raise DTypeError(
+            f"the dataset {name!r} does not hold numbers of a standard type", file=path, found=f"dtype {found.dtype}"
+        )
     if found.ndim:
         filtered = found.id.get_create_plist().get_nfilters() > 0
         expansion = MAX_EXPANSION if filtered else 1
@@ -66,8 +117,9 @@ def get_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     return found
 
 
-def read_text(dataset: h5py.Dataset, path: Path) -> str:
+def read_text(group: h5py.Group, name: str, path: Path) -> str:
     """Read a dataset that holds one string, as a scalar or as its only element."""
+    dataset = get_dataset(group, name, path, records=True)
     if prod(dataset.shape) != 1:
         raise FileFormatError(f"{dataset.name} is not one text", file=path, found=f"shape {dataset.shape}")
     if h5py.check_string_dtype(dataset.dtype) is None:
@@ -114,13 +166,12 @@ def read_complex_slice(path: Path, name: str, index: int) -> np.ndarray:
     return to_complex(read_slice(path, name, index))
 
 
-def attributes(file: h5py.Group) -> dict[str, Any]:
+def attributes(group: h5py.Group, path: Path) -> dict[str, Any]:
     """Return the attributes that are one number or text, as Python's own types."""
-    found: dict[str, Any] = {}
-    for name, value in file.attrs.items():
-        item = value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
-        if isinstance(item, bytes):
-            item = item.decode("utf-8", errors="replace")
-        if isinstance(item, str | int | float):
-            found[name] = item
-    return found
+    found: dict[str, Any] = dict(text_attributes(group, path))
+    for name in group.attrs:
+        identifier = group.attrs.get_id(name)
+        if is_plain(identifier.get_type()) and prod(identifier.shape) == 1:
+            item = np.asarray(group.attrs[name]).item()
+            found[name] = item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item
+    return {name: value for name, value in found.items() if isinstance(value, str | int | float)}

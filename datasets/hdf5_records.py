@@ -20,7 +20,7 @@ import numpy as np
 
 from recon.physics.errors import FileFormatError
 
-_REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _OBJECT = struct.Struct("<HHIQ")
 _COLLECTION = struct.Struct("<4sB3xQ")
 _CURE = "Copy it again from where it came"
@@ -120,9 +120,9 @@ def read_values(dataset: h5py.Dataset, rows: np.ndarray, path: Path, member: str
             if not first <= row < first + count:
                 first, count, block = next(blocks)
             start = (int(row) - first) * size + offset
-            if start + _REFERENCE.itemsize > len(block):
+            if start + REFERENCE.itemsize > len(block):
                 raise FileFormatError("the records are shorter than their type", file=path, cure=_CURE)
-            reference = np.frombuffer(block, _REFERENCE, 1, start)[0]
+            reference = np.frombuffer(block, REFERENCE, 1, start)[0]
             yield np.frombuffer(heap.read(reference, dtype.itemsize), dtype)
 
 
@@ -183,7 +183,7 @@ def _member(dataset: h5py.Dataset, path: Path, member: str | None) -> tuple[h5py
         raise FileFormatError("addresses that do not have 64 bits", file=path, cure=_REPACK)
     kind = dataset.id.get_type()
     if member is None:
-        return kind, _REFERENCE.itemsize, 0
+        return kind, REFERENCE.itemsize, 0
     if not isinstance(kind, h5py.h5t.TypeCompoundID):
         raise FileFormatError(f"{dataset.name} is no table", file=path)
     number = kind.get_member_index(member.encode())

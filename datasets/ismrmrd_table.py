@@ -98,11 +98,11 @@ def read_table(path: Path, group: str) -> Table:
     from recon.datasets.hdf5_records import read_column
 
     with open_hdf5(path) as file:
-        data = get_dataset(file[group], "data", path)
+        data = get_dataset(file[group], "data", path, records=True)
         if data.ndim != 1:
             raise FileFormatError("the table of readouts has not one axis", file=path, found=f"shape {data.shape}")
         head = read_column(data, "head", _HEAD, path)
-        text = read_text(get_dataset(file[group], "xml", path), path)
+        text = read_text(file[group], "xml", path)
     return Table(group, head, text, path.stat().st_size)
 
 

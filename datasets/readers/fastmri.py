@@ -77,9 +77,9 @@ class FastMRIReader:
                         notes.append(f"{name} {dataset.shape} does not belong to the k-space and was left out")
                         continue
                     reference = LazySlices(dataset.shape, dataset.dtype, partial(read_slice, path, name), path)
-            header: dict[str, Any] = attributes(file)
+            header: dict[str, Any] = attributes(file, path)
             ours = _what_our_writer_adds(file, shape, path)
-            text = read_text(get_dataset(file, "ismrmrd_header", path), path) if "ismrmrd_header" in file else None
+            text = read_text(file, "ismrmrd_header", path) if "ismrmrd_header" in file else None
 
         geometry: dict[str, Any] = {}
         if text is None:
@@ -115,7 +115,7 @@ def _what_our_writer_adds(file: Any, shape: tuple[int, ...], path: Path) -> dict
 
     if "recon_metadata" not in file:
         return {}
-    found = {"header": {}, **scan_fields(read_text(get_dataset(file, "recon_metadata", path), path), path)}
+    found = {"header": {}, **scan_fields(read_text(file, "recon_metadata", path), path)}
     if "coil_maps" in file:
         maps = get_dataset(file, "coil_maps", path)
         if maps.ndim < 4 or maps.shape[0] != shape[0]:

@@ -53,6 +53,6 @@ class Hdf5ImageReader:
             maps = {key: np.asarray(get_dataset(group, key, path)[()]) for key in group}
             text = None
             if "recon_metadata" in file:
-                text = read_text(get_dataset(file, "recon_metadata", path), path)
+                text = read_text(file, "recon_metadata", path)
         pixels = LazySlices(shape, dtype, partial(read_slice, path, name), path)
         return Image(pixels=pixels, source=Source("hdf5", path), maps=maps, **image_fields(text, path))
