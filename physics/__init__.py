@@ -1,21 +1,42 @@
 """Operators and the linear algebra on them; each is a `deepinv.physics.LinearPhysics`.
 
-``@recon.physics.operators.register(name)`` adds one, and the shared operator test picks it up.
+To add one, write a file here with a class that has ``A`` and ``A_adjoint``, decorate it with
+``@recon.physics.operators.register(name)``, and give it the one classmethod of `Operator`::
+
+    @classmethod
+    def example(cls, generator, *, dtype=torch.float32, device="cpu", batch=1):
+        return cls(...), x
+
+The shared operator test walks the registry and checks adjointness, linearity, norm, dtype, device, batch and
+``A_adjoint_A`` on what ``example`` returns.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from recon.physics.registry import Registry
 
 if TYPE_CHECKING:
+    import torch
     from deepinv.physics import LinearPhysics
+
     from recon.physics.mri import MultiCoilMRI
     from recon.physics.noncartesian import NonCartesianMRI
 
-operators: Registry[type[LinearPhysics]] = Registry("operator", package=__name__)
+
+class Operator(Protocol):
+    """What the registry holds: an operator's class."""
+
+    def example(
+        self, generator: torch.Generator, *, dtype: torch.dtype, device: torch.device | str, batch: int
+    ) -> tuple[LinearPhysics, torch.Tensor]:
+        """Make a small random instance, and an image of ``batch`` and real ``dtype`` that it measures."""
+        ...
+
+
+operators: Registry[Operator] = Registry("operator", package=__name__)
 
 # Imported at first use: they bring torch and deepinv along.
 _LAZY = {"MultiCoilMRI": "recon.physics.mri", "NonCartesianMRI": "recon.physics.noncartesian"}

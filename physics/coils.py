@@ -111,6 +111,22 @@ class CoilPhysics(LinearPhysics):
         noisy = self.noise_model(torch.view_as_real(x.resolve_conj()), **parameters)
         return torch.view_as_complex(noisy.contiguous())
 
+    def adjointness_test(
+        self,
+        u: Float[Tensor, "b channel *spatial"] | None = None,
+        img_size: tuple[int, ...] | None = None,
+        num_samples: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Float[Tensor, ""]:
+        """Run deepinv's test on the real view of the samples: images are real, so it is the real part that agrees."""
+        real = LinearPhysics(
+            A=lambda x: torch.view_as_real(self.A(x)),
+            A_adjoint=lambda y: self.A_adjoint(torch.view_as_complex(y)),
+            img_size=self.img_size,
+        )
+        return real.adjointness_test(u, img_size=img_size, num_samples=num_samples, device=device, dtype=dtype)
+
     def _checked_maps(self, maps: Tensor) -> Tensor:
         d = len(self._dims)
         if not maps.is_complex():

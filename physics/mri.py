@@ -63,6 +63,8 @@ class MultiCoilMRI(CoilPhysics):
     """
 
     mask: Tensor
+    _phase_m: Tensor
+    _phase_k: Tensor
 
     def __init__(
         self,
@@ -87,8 +89,9 @@ class MultiCoilMRI(CoilPhysics):
         if mask is None:
             mask = torch.ones(self.spatial, dtype=torch.bool, device=coil_maps.device)
         self.register_buffer("mask", self._checked_mask(mask, self.coil_maps))
-        self.register_buffer("_phase_m", None, persistent=False)
-        self.register_buffer("_phase_k", None, persistent=False)
+        phase_m, phase_k = centring_phases(self.spatial, coil_maps.dtype, coil_maps.device)
+        self.register_buffer("_phase_m", phase_m, persistent=False)
+        self.register_buffer("_phase_k", phase_k, persistent=False)
         self._prepare()
 
     @classmethod
@@ -182,7 +185,7 @@ class MultiCoilMRI(CoilPhysics):
     def _prepare(self) -> None:
         """Precompute what depends on maps and mask: the phases, and the axes and the factor of `normal`."""
         maps, mask = self.coil_maps, self.mask
-        if self._phase_m is None or self._phase_m.shape != maps.shape[3:] or self._phase_m.dtype != maps.dtype:
+        if self._phase_m.shape != maps.shape[3:] or self._phase_m.dtype != maps.dtype:
             self._phase_m, self._phase_k = centring_phases(self.spatial, maps.dtype, maps.device)
         varies = [not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask)) for dim in self._dims]
         dims = tuple(dim for dim, v in zip(self._dims, varies, strict=True) if v)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from recon.physics.errors import OptionError
 
 T = TypeVar("T")
+Entry = TypeVar("Entry")
 
 
 class Registry(Generic[T]):
@@ -30,13 +31,13 @@ class Registry(Generic[T]):
         self._loaded = False
         self._entries: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Entry], Entry]:
         """Register the decorated object as ``name``; a name that is taken raises `OptionError`."""
 
-        def decorate(entry: T) -> T:
+        def decorate(entry: Entry) -> Entry:
             if name in self._entries:
                 raise OptionError(f"{self.what} {name!r} is registered twice")
-            self._entries[name] = entry
+            self._entries[name] = cast(T, entry)  # the decorated name keeps its own, narrower type
             return entry
 
         return decorate

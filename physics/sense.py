@@ -32,14 +32,16 @@ def combined(
     chunk: int,
 ) -> Complex[Tensor, "b set *spatial"]:
     r""":math:`\sum_c \bar S_{s,c} F^H \bar\varphi\, k_c` for each set :math:`s`, the FFT orthonormal."""
+    dims = tuple(dims)
+
+    def image(coils: Tensor) -> Tensor:
+        # conj(F^H(conj(phase) k)) = F(phase conj(k)): the maps need no conjugate copy.
+        return torch.fft.fftn(coils.conj() * phase, dim=dims, norm="ortho")
+
     batch = []
     for i, groups in chunks(k.shape[0], k.shape[1], chunk):
-        total = None
-        for c in groups:
-            # conj(F^H(conj(phase) k)) = F(phase conj(k)): the maps need no conjugate copy.
-            images = torch.fft.fftn(k[i, c].conj() * phase, dim=tuple(dims), norm="ortho")
-            total = _add_coils(total, _rows(maps, i)[:, :, c], images)
-        batch.append(total)
+        S = _rows(maps, i)
+        batch.append(_sum_coils((S[:, :, c], image(k[i, c])) for c in groups))
     return torch.cat(batch).conj().resolve_conj()
 
 
@@ -87,20 +89,17 @@ def gram_mask(mask: Float[Tensor, "#b 1 *spatial"], dims: Sequence[int]) -> Comp
 
 
 def _gram(x: Tensor, maps: Tensor, mask: Tensor | None, dims: tuple[int, ...], chunk: int) -> Tensor:
+    def filtered(images: Tensor, factor: Tensor | None) -> Tensor:
+        if factor is None:
+            return images.conj()
+        k = torch.fft.fftn(images, s=_sizes(factor, dims), dim=dims)
+        torch.view_as_real(k).mul_(factor)
+        return _crop(torch.fft.fftn(k, dim=dims), images)
+
     batch = []
     for i, groups in chunks(x.shape[0], maps.shape[2], chunk):
-        total = None
-        for c in groups:
-            S = _rows(maps, i)[:, :, c]
-            images = coil_images(S, x[i])
-            if mask is None:
-                images = images.conj()
-            else:
-                k = torch.fft.fftn(images, s=_sizes(mask, dims), dim=dims)
-                torch.view_as_real(k).mul_(_rows(mask, i))
-                images = _crop(torch.fft.fftn(k, dim=dims), images)
-            total = _add_coils(total, S, images)
-        batch.append(total)
+        S, factor = _rows(maps, i), None if mask is None else _rows(mask, i)
+        batch.append(_sum_coils((S[:, :, c], filtered(coil_images(S[:, :, c], x[i]), factor)) for c in groups))
     result = torch.cat(batch) if len(batch) > 1 else batch[0]
     return result.conj_physical_()
 
@@ -141,13 +140,15 @@ class _Gram(torch.autograd.Function):
         return _Gram.apply(tangent, maps, mask, ctx.dims, ctx.chunk)
 
 
-def _add_coils(total: Tensor | None, maps: Tensor, images: Tensor) -> Tensor:
-    """Add the sum over coils of ``maps * images`` to ``total (b, set, *spatial)``."""
-    for c in range(maps.shape[2]):
-        S, z = maps[:, :, c], images[:, None, c]
-        # fresh, so that it may be written to: also where a transform of torch.func wraps the images
-        total = S * z if total is None else total.addcmul_(S, z)
-    assert total is not None
+def _sum_coils(parts: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum ``maps * images`` over the coils of all (maps, images): ``(b, set, *spatial)``."""
+    total = None
+    for maps, images in parts:
+        for c in range(maps.shape[2]):
+            S, z = maps[:, :, c], images[:, None, c]
+            # made here, so that it may be written to, also where a transform of torch.func wraps the images
+            total = S * z if total is None else total.addcmul_(S, z)
+    assert total is not None, "there is at least one coil"
     return total
 
 
