@@ -127,7 +127,10 @@ def _check_pixels(dataset: Dataset, path: Path) -> None:
 
     n_frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
     bits = int(dataset.get("BitsAllocated", 8))
-    shape = (n_frames, int(dataset.Rows), int(dataset.Columns), samples)
+    stored = (
+        2 if dataset.get("PhotometricInterpretation") == "YBR_FULL_422" else samples
+    )  # colours at every second pixel
+    shape = (n_frames, int(dataset.Rows), int(dataset.Columns), stored)
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise FileFormatError("the DICOM file does not name its transfer syntax", file=path)
@@ -142,8 +145,8 @@ def _check_pixels(dataset: Dataset, path: Path) -> None:
             available = False
         if not available:
             raise MissingDependencyError(f"no decoder for {syntax.name}", file=path, cure=_CURE)
-    elif bits == 1:
-        check_claim(shape, 1, stored=present, path=path, what="the picture", expansion=8)
+    elif bits == 1 or syntax.is_deflated:
+        check_claim(shape, math.ceil(bits / 8), stored=present, path=path, what="the picture")
     else:
         check_size(path, shape, math.ceil(bits / 8), present)
 
@@ -184,7 +187,9 @@ def _pixels(frames: list[Frame], dataset: Dataset, path: Path) -> LazySlices:
     def read(index: int) -> ndarray:
         frame = frames[index]
         try:
-            values = pixel_array(frame.path, index=frame.index)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                values = pixel_array(frame.path, index=frame.index)
         except Exception as error:
             raise FileFormatError(
                 "the pixels cannot be decoded",
