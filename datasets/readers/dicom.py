@@ -127,10 +127,8 @@ def _check_pixels(dataset: Dataset, path: Path) -> None:
 
     n_frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel", 1))
     bits = int(dataset.get("BitsAllocated", 8))
-    stored = (
-        2 if dataset.get("PhotometricInterpretation") == "YBR_FULL_422" else samples
-    )  # colours at every second pixel
-    shape = (n_frames, int(dataset.Rows), int(dataset.Columns), stored)
+    halved = dataset.get("PhotometricInterpretation") == "YBR_FULL_422"  # colours at every second pixel only
+    shape = (n_frames, int(dataset.Rows), int(dataset.Columns), 2 if halved else samples)
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise FileFormatError("the DICOM file does not name its transfer syntax", file=path)
@@ -168,6 +166,7 @@ def _check_alike(frames: list[Frame], path: Path) -> None:
 
 
 def _pixels(frames: list[Frame], dataset: Dataset, path: Path) -> LazySlices:
+    from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, pixel_array
 
     bits = int(dataset.get("BitsAllocated", 8))
@@ -189,7 +188,8 @@ def _pixels(frames: list[Frame], dataset: Dataset, path: Path) -> LazySlices:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values = pixel_array(frame.path, index=frame.index)
+                packed = dataset.file_meta.TransferSyntaxUID.is_deflated  # as a whole: there is no way to one frame
+                values = pixel_array(dcmread(frame.path) if packed else frame.path, index=frame.index)
         except Exception as error:
             raise FileFormatError(
                 "the pixels cannot be decoded",
