@@ -152,7 +152,7 @@ def read_measurement(path: Path, newer: bool, start: int, length: int) -> Measur
     _, marker, body = text.partition("### ASCCONV BEGIN")
     body = body.partition("### ASCCONV END")[0] if marker else text
     protocol = {m.group(1): m.group(2).strip('"') for m in _ASSIGNMENT.finditer(body)}
-    extra = {}
+    extra: dict[str, str] = {}
     for name in ("flReadoutOSFactor", "alRegridMode"):
         for part in ("Meas", "Dicom", "Config"):
             found = re.search(rf'"{name}">\s*{{\s*(?:<Precision>\s*\d+\s*)?([\d.]+)', parts.get(part, ""))
@@ -164,7 +164,7 @@ def read_measurement(path: Path, newer: bool, start: int, length: int) -> Measur
 def _protocol_parts(data: bytes, path: Path) -> dict[str, str]:
     """Split the protocol into its named texts."""
     count, position = struct.unpack_from("<I", data, 4)[0], 8
-    parts = {}
+    parts: dict[str, str] = {}
     for _ in range(count):
         end = data.find(b"\x00", position, position + 64)
         if end < 0 or end + 5 > len(data):

@@ -156,6 +156,11 @@ def make_radial(folder: Path) -> Path:
     return write_ismrmrd(folder / "radial.mrd", header, readouts)
 
 
+@sample("ismrmrd-c")
+def copy_ismrmrd_of_the_c_library(folder: Path) -> Path:
+    return Path(shutil.copy(Path(__file__).parent / "data" / "ismrmrd_shepp_logan.h5", folder))
+
+
 def write_fastmri(
     path: Path, kspace: np.ndarray, *, header: str | None = None, mask: np.ndarray | None = None, **arrays: np.ndarray
 ) -> Path:

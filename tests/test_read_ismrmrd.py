@@ -60,6 +60,62 @@ def test_real_brain_comes_back_equal(shared_data: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.slice(0), k)
 
 
+def test_file_of_the_c_library() -> None:
+    path = Path(__file__).parent / "data" / "ismrmrd_shepp_logan.h5"
+    scan = opened(path)
+    assert scan.kspace.shape == (1, 2, 32, 32)
+    assert scan.mask.all()
+    assert scan.noise.shape == (2, 32)
+    assert scan.spacing == pytest.approx((6, 300 / 32, 600 / 32))
+    assert scan.matrix == (32, 16)
+    assert any("trajectory in the readouts was not used" in note for note in scan.notes)
+    with ismrmrd.Dataset(str(path), "dataset", mode="r") as dataset:
+        for i in range(1, dataset.number_of_acquisitions()):
+            acquisition = dataset.read_acquisition(i)
+            np.testing.assert_array_equal(scan.slice(0)[:, acquisition.idx.kspace_encode_step_1], acquisition.data)
+        np.testing.assert_array_equal(scan.noise, dataset.read_acquisition(0).data)
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "gzip"}, {"compression": "gzip", "shuffle": True}, {"chunks": (5,)}]
+)
+def test_repacked_tables(tmp_path: Path, options: dict) -> None:
+    path = make_ismrmrd(tmp_path)
+    with h5py.File(path, "r+") as file:
+        table = file["dataset/data"][:]
+        del file["dataset/data"]
+        file.create_dataset("dataset/data", data=table, **options)
+    scan = opened(path)
+    np.testing.assert_array_equal(np.stack([scan.slice(0), scan.slice(1)]), complex_normal((2, 3, 12, 16)))
+
+
+def test_a_contiguous_table(tmp_path: Path) -> None:
+    path = make_ismrmrd(tmp_path)
+    with h5py.File(path, "r+") as file:
+        table = file["dataset/data"][:]
+        del file["dataset/data"]
+        file["dataset"].create_dataset("data", data=table)
+        assert file["dataset/data"].chunks is None
+    np.testing.assert_array_equal(opened(path).slice(1), complex_normal((2, 3, 12, 16))[1])
+
+
+@pytest.mark.parametrize("member", ["length", "address", "index"])
+def test_references_are_held_against_the_file(tmp_path: Path, member: str) -> None:
+    """The HDF5 library takes gigabytes, or crashes, where these are wrong."""
+    path = make_ismrmrd(tmp_path)
+    with h5py.File(path) as file:
+        table = file["dataset/data"].id
+        start = table.get_chunk_info_by_coord((0,)).byte_offset
+        place = start + table.get_type().get_member_offset(2) + {"length": 0, "address": 4, "index": 12}[member]
+    scan = opened(path)
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = b"\xf0\xff\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(FileFormatError, match=r"reference points to|longer than what the file holds"):
+        scan.slice(0)
+    scan.slice(1)
+
+
 def test_group_of_another_name_and_several_groups(tmp_path: Path) -> None:
     k = complex_normal((2, 3, 12, 16))
     path = tmp_path / "s.h5"

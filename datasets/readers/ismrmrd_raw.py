@@ -37,6 +37,7 @@ from recon.physics.errors import DataError, FileFormatError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SEPARATE = ("separate", "external")
+_CARTESIAN = ("cartesian", "epi")
 
 
 @readers.register("ismrmrd")
@@ -131,22 +132,25 @@ class _Reading:
         if reordered:
             self.notes.append("slices sorted by position (the counter's order is another: see labels)")
         labels = tuple({**label, "encoding": self.number} for label in labels)
-        dims = np.unique(self.head["trajectory_dimensions"])
-        if dims.any():
+        cartesian = self.encoding.trajectory in _CARTESIAN
+        stored = bool(self.head["trajectory_dimensions"].any())
+        if cartesian:
+            fields = self._grid(entry, len(labels))
+            if stored:
+                self.notes.append("a Cartesian scan: the trajectory in the readouts was not used")
+        elif stored:
             fields = self._spokes(entry, len(labels))
-        elif self.encoding.trajectory not in ("cartesian", "epi"):
+        else:
             raise FileFormatError(
                 f"a {self.encoding.trajectory} scan whose readouts bring no trajectory",
                 file=self.path,
                 cure="Write the trajectory into the ISMRMRD file when converting",
             )
-        else:
-            fields = self._grid(entry, len(labels))
-        fields |= self._geometry(entry, labels, cartesian=not dims.any())
+        fields |= self._geometry(entry, labels, cartesian=cartesian)
         return Scan(
             source=Source("ismrmrd", self.path),
             labels=labels,
-            noise=self._noise(entry),
+            noise=self._noise(),
             header=self._fields(),
             notes=tuple(self.notes),
             **fields,
@@ -296,7 +300,7 @@ class _Reading:
         )
         return found
 
-    def _noise(self, entry: np.ndarray) -> np.ndarray | None:  # noqa: ARG002
+    def _noise(self) -> np.ndarray | None:
         """Read the noise readouts, scaled to the bandwidth and the averages of the image."""
         for table in (self.table, *reversed(self.tables)):
             chosen = table.flag(NOISE) & (table.head["active_channels"] == self.coils)
