@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import platform
 import resource
@@ -317,11 +318,21 @@ def _trusted(
     if trust.hold_out and complex_image and isinstance(physics, MultiCoilMRI):
         metrics["hold_out_error"] = hold_out_error(method, y, physics, seed=seed).error
     if trust.replicas and sigma and isinstance(physics, MultiCoilMRI):
-        deviation = noise_map(method, y, physics, sigma, n=trust.replicas, seed=seed)[0]
+        deviation = noise_map(_settled(method), y, physics, sigma, n=trust.replicas, seed=seed)[0]
         maps["uncertainty"] = deviation * problem.scale
         if complex_image:
             maps["g_factor"] = g_factor(deviation[None], physics, sigma)[0]
     return maps, metrics, warnings
+
+
+def _settled(method: Reconstructor) -> Reconstructor:
+    """Return the method with the strength it chose for this slice, so that noise replicas don't choose anew."""
+    chosen = getattr(method, "details", {}).get("regularisation")
+    if chosen is None:
+        return method
+    settled = copy.copy(method)
+    settled.regularisation = chosen
+    return settled
 
 
 def _crop_to(scan: Scan, x: Tensor) -> Callable[[Tensor], Tensor]:

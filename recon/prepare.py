@@ -27,7 +27,9 @@ from recon.datasets import Scan
 from recon.physics import MultiCoilMRI, NonCartesianMRI
 from recon.physics.errors import CalibrationError, DataError, MaskError, OptionError, ShapeError
 from recon.physics.fft import fft_centred
+from recon.physics.layout import to_complex
 
+_CALIBRATION = 24  # side of the gridded centre that coil maps are estimated from
 Whitening = Literal["auto", "corners", "none"]
 
 
@@ -163,7 +165,7 @@ def _compressed(k: Tensor, mask: Tensor, how: Preparation, steps: list[str]) -> 
     if how.coils is None or how.coils >= coils:
         return k, None
     compressed, matrix, kept = compress_svd(k, mask, how.coils)
-    steps.append(f"{coils} coils compressed to {how.coils}, {float(kept):.2%} of the energy kept")
+    steps.append(f"{coils} coils compressed to {how.coils}, {kept:.2%} of the energy kept")
     return compressed, matrix
 
 
@@ -182,7 +184,7 @@ def _given_maps(scan: Scan, index: int, compression: Tensor | None, k: Tensor) -
     if not torch.isfinite(torch.view_as_real(maps)).all():
         raise DataError("the coil maps have values that are not finite", file=scan.source.path)
     if compression is not None:
-        maps = torch.einsum("vc,sc...->sv...", compression.reshape(-1, scan.n_coils), maps)
+        maps = torch.einsum("vc,sc...->sv...", compression, maps)
     return maps[None]
 
 
@@ -197,7 +199,8 @@ def _estimated_maps(k: Tensor, mask: Tensor, how: Preparation, steps: list[str],
     except CalibrationError as error:
         notes.append(f"{error.problem}: low-resolution coil maps were used, which leave more aliasing")
         return lowres_maps(k, mask)[:, None]
-    steps.append(f"ESPIRiT coil maps, {found.maps.shape[1]} set(s)")
+    steps.append(f"ESPIRiT coil maps, {found.sets} set(s)")
+    notes.extend(found.notes)
     return found.maps
 
 
@@ -236,19 +239,19 @@ def _scaled(
     )
 
 
-def calibration_kspace(
-    k: Complex64[Tensor, "1 coil sample"], physics: NonCartesianMRI
+def _gridded_coils(
+    k: Complex64[Tensor, "1 coil sample"], points: Tensor, matrix: tuple[int, ...]
 ) -> tuple[Complex64[Tensor, "1 coil *spatial"], Bool[Tensor, "1 1 *spatial"]]:
     """Grid off-grid samples coil by coil, so that ESPIRiT finds a Cartesian centre to calibrate on."""
-    images = physics.grid_coils(k)
-    axes = tuple(range(2, images.ndim))
-    grid = fft_centred(images, axes)
-    radius = torch.zeros(images.shape[2:], dtype=torch.float32, device=k.device)
-    for axis, n in enumerate(images.shape[2:]):
-        shape = [1] * (images.ndim - 2)
-        shape[axis] = n
-        radius = torch.maximum(radius, (torch.arange(n, device=k.device) - n // 2).abs().float().reshape(shape))
-    return grid, (radius < 12)[None, None]
+    flat = torch.ones((1, 1, *matrix), dtype=k.dtype, device=k.device)
+    images = to_complex(NonCartesianMRI(flat, points).gridded(k.transpose(0, 1)))[None]
+    grid = fft_centred(images, tuple(range(2, images.ndim)))
+    centre = torch.zeros(matrix, dtype=torch.bool, device=k.device)
+    sides = [min(_CALIBRATION, n) for n in matrix]
+    centre[
+        tuple(slice(n // 2 - side // 2, n // 2 - side // 2 + side) for n, side in zip(matrix, sides, strict=True))
+    ] = True
+    return grid * centre, centre[None, None]
 
 
 def _prepare_noncartesian(
@@ -271,9 +274,6 @@ def _prepare_noncartesian(
     matrix = tuple(scan.matrix)[-points.shape[-1] :]
     every = torch.ones(1, 1, k.shape[-1], dtype=torch.bool, device=k.device)
     k, _ = _compressed(k, every, how, steps)
-    flat = torch.ones((1, 1, *matrix), dtype=k.dtype, device=k.device)
-    alone = NonCartesianMRI(flat, points)
-    grid, centre = calibration_kspace(k, alone)
-    maps = _estimated_maps(grid * centre, centre, how, steps, notes)
+    maps = _estimated_maps(*_gridded_coils(k, points, matrix), how, steps, notes)
     steps.append("coil maps from the gridded centre of k-space")
     return _scaled(k, NonCartesianMRI(maps, points), sigma, steps, notes)

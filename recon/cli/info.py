@@ -98,10 +98,7 @@ def _sampling(scan: Scan) -> dict[str, Any]:
     }
     if mask.ndim == 2:
         k, m = torch.from_numpy(scan.slice(middle))[None], torch.from_numpy(mask.copy())[None, None]
-        try:
-            facts["calibration block (y, x)"] = list(calibration_region(m))
-        except ReconError as error:
-            facts["calibration block (y, x)"] = f"none: {error.problem}"
+        facts["calibration block (y, x)"] = list(calibration_region(m[0, 0]))
         try:
             facts["noise level"] = float(noise_level(k * m, m))
         except ReconError as error:
