@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from math import pi, prod
+from math import pi, prod, sqrt
 
 import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from recon.physics.errors import CalibrationError
+
+_GREATEST_NOISE = 0.1  # of the largest singular value: above, more signal would be lost than noise
 
 
 def calibration_region(mask: Bool[Tensor, "*spatial"], limit: tuple[int, ...] | None = None) -> tuple[int, ...]:
@@ -78,8 +80,8 @@ def calibration_gram(
 
 
 def calibration_kernels(
-    block: Complex[Tensor, "coil *calibration"], kernel: tuple[int, ...], threshold: float
-) -> tuple[Complex[Tensor, "r coil *kernel"], Float[Tensor, " s"]]:
+    block: Complex[Tensor, "coil *calibration"], kernel: tuple[int, ...], threshold: float, sigma: float = 0.0
+) -> tuple[Complex[Tensor, "r coil *kernel"], float]:
     """Orthonormal kernels that span the row space of the calibration matrix [Uecker 2014, eq. 4].
 
     Parameters
@@ -90,13 +92,17 @@ def calibration_kernels(
         Size of the kernels.
     threshold
         Singular values below `threshold` times the largest belong to the null space.
+    sigma
+        Standard deviation of the noise of the real part, if known: singular values that noise alone can reach, which is
+        ``sqrt(2) sigma (sqrt(rows) + sqrt(columns))`` [Marchenko and Pastur], belong there too, up to a tenth of the
+        largest.
 
     Returns
     -------
     kernels
         Those of the row space, by falling singular value.
-    singular_values
-        All of them, falling.
+    threshold
+        The one that was used, relative to the largest singular value.
 
     Raises
     ------
@@ -106,13 +112,16 @@ def calibration_kernels(
     matrix, gram, dual = calibration_gram(block, kernel)
     values, vectors = torch.linalg.eigh(gram)
     singular = values.clamp_min(0).sqrt().flip(0)
-    if not float(singular[0]) > 0:
-        raise CalibrationError("the middle of k-space is all zero", cure="Check that k-space is centred")
-    kept = int((singular > threshold * singular[0]).sum())
+    largest = float(singular[0])
+    if not largest > 0:
+        raise CalibrationError("the middle of k-space is all zero", cure="Check that its centre is at index n // 2")
+    edge = sqrt(2) * sigma * (sqrt(matrix.shape[0]) + sqrt(matrix.shape[1]))
+    threshold = max(threshold, min(edge / largest, _GREATEST_NOISE))
+    kept = int((singular > threshold * largest).sum())
     vectors = vectors[:, -kept:].flip(1)
     if dual:  # left singular vectors from the right ones
         vectors = matrix @ (vectors / singular[:kept])
-    return vectors.T.reshape(kept, block.shape[0], *kernel), singular
+    return vectors.T.reshape(kept, block.shape[0], *kernel), threshold
 
 
 def kernel_autocorrelation(

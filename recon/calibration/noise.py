@@ -58,7 +58,7 @@ def noise_covariance_from_kspace(
         The outer half of k-space has fewer than ten samples a coil.
     """
     least = max(_SAMPLES_PER_COIL * kspace.shape[1], _OUTER_LEAST)
-    outer = torch.cat([_outer_samples(k, m, least) for k, m in _items(kspace, mask)], 1)
+    outer = torch.cat([_outer_samples(k, m, least) for k, m in acquired(kspace, mask)], 1)
     covariance = noise_covariance(outer)
     variance = torch.diagonal(covariance)
     correlation = covariance.abs().square() / (variance.real[:, None] * variance.real).clamp_min(
@@ -124,21 +124,27 @@ def noise_level(
         Too few samples in the outer half of k-space.
     """
     levels = []
-    for k, m in _items(kspace, mask):
-        per_coil = _outer_samples(k, m, _OUTER_LEAST).abs().median(1).values / _MEDIAN
+    for k, m in acquired(kspace, mask):
+        per_coil = outer_level(k, m)
         level = per_coil.square().mean().sqrt()
         null = _null_space_level(k / per_coil.clamp_min(torch.finfo(level.dtype).tiny).view(-1, *(1,) * m.ndim), m)
         levels.append(level if null is None else level * min(null, 1.0))
     return torch.stack(levels)
 
 
-def _items(kspace: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-    """Pair the k-space of each item with what is really there of its mask."""
-    acquired = (kspace != 0).any(1)
+def acquired(
+    kspace: Complex[Tensor, "b coil *spatial"], mask: Bool[Tensor, "..."] | None
+) -> list[tuple[Complex[Tensor, "coil *spatial"], Bool[Tensor, "*spatial"]]]:
+    """Pair the k-space of each item with what is really there of its mask: samples not zero in all coils."""
+    there = (kspace != 0).any(1)
     if mask is not None:
-        spatial = kspace.shape[2:]
-        acquired = acquired & mask.reshape(-1, *mask.shape[-len(spatial) :])
-    return list(zip(kspace, acquired, strict=True))
+        there = there & mask.reshape(-1, *mask.shape[-there.ndim + 1 :])
+    return list(zip(kspace, there, strict=True))
+
+
+def outer_level(kspace: Complex[Tensor, "coil *spatial"], mask: Bool[Tensor, "*spatial"]) -> Float[Tensor, " coil"]:
+    """Estimate each coil's noise (of the real part) from the median of the outermost samples."""
+    return _outer_samples(kspace, mask, _OUTER_LEAST).abs().median(1).values / _MEDIAN
 
 
 def _outer_samples(kspace: Tensor, mask: Tensor, least: int) -> Complex[Tensor, "coil n"]:
