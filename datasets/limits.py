@@ -10,7 +10,7 @@ from recon.datasets.lazy import check_memory
 from recon.physics.errors import FileFormatError, ShapeError
 
 MAX_EXPANSION = 1100
-"""Deflate, the strongest filter in use, gives at most 1032 bytes for one; nor does a scan undersample more."""
+"""Deflate, the strongest filter in use, gives at most 1032 bytes for one."""
 FREE_BYTES = 1 << 26
 """An array below this size is never refused: a small file may hold little but fill values."""
 

@@ -12,6 +12,8 @@ from numpy import ndarray
 
 from recon.physics.errors import FileFormatError
 
+MAX_UNDERSAMPLING = 256
+"""No scan leaves out more of its grid than this."""
 _BATCH_BYTES = 1 << 24
 
 Fetch = Callable[[ndarray], Iterator[ndarray]]
@@ -116,14 +118,14 @@ class GridRead:
         grid = np.zeros(self.shape, np.complex64)
         times = np.zeros(self.shape[1:], np.float32)
         batch = max(1, _BATCH_BYTES // (8 * self.shape[0] * self.shape[3]))
-        for start in range(0, len(chosen), batch):
-            part = chosen.select(np.arange(start, min(start + batch, len(chosen))))
-            for i, samples in enumerate(self.fetch(part.place)):
-                used = samples[:, part.skip[i] : part.skip[i] + part.count[i]]
-                target = part.z[i], part.y[i], slice(part.x[i], part.x[i] + part.count[i])
-                with np.errstate(invalid="ignore", over="ignore"):  # `Scan.slice` refuses what is not finite
+        with np.errstate(invalid="ignore", over="ignore"):  # `Scan.slice` refuses what is not finite
+            for start in range(0, len(chosen), batch):
+                part = chosen.select(np.arange(start, min(start + batch, len(chosen))))
+                for i, samples in enumerate(self.fetch(part.place)):
+                    used = samples[:, part.skip[i] : part.skip[i] + part.count[i]]
+                    target = part.z[i], part.y[i], slice(part.x[i], part.x[i] + part.count[i])
                     grid[:, *target] += used[:, ::-1] if part.reverse[i] else used
-                times[target] += 1
+                    times[target] += 1
         if times.max() > 1:
             grid /= np.maximum(times, 1)
         return grid[:, 0] if self.squeeze else grid

@@ -31,7 +31,7 @@ from recon.datasets.lazy import LazySlices
 from recon.datasets.limits import check_claim
 from recon.datasets.noncartesian import SpokesRead, sample_trajectory
 from recon.datasets.readers import ReadOptions, readers
-from recon.datasets.readouts import GridRead, Readouts, grid_size, sampled_fractions, sort_entries
+from recon.datasets.readouts import MAX_UNDERSAMPLING, GridRead, Readouts, grid_size, sampled_fractions, sort_entries
 from recon.datasets.scan import Scan, Source
 from recon.physics.errors import DataError, FileFormatError
 
@@ -183,7 +183,14 @@ class _Reading:
         readouts = Readouts(self.rows, entry, z, y, x, skip, count, reverse).select(order)
         readouts.check((nz, ny, nx), path)
         shape = (self.coils, nz, ny, nx)
-        check_claim((entries, *shape), 8, stored=self.table.stored, path=path, what="the encoded k-space")
+        check_claim(
+            (entries, *shape),
+            8,
+            stored=self.table.stored,
+            path=path,
+            what="the encoded k-space",
+            expansion=MAX_UNDERSAMPLING,
+        )
         places = np.stack([readouts.entry, readouts.z, readouts.y], axis=1)
         repeats = np.unique(places, axis=0, return_counts=True)[1]
         self.averages = int(repeats[0]) if (repeats == repeats[0]).all() else 1

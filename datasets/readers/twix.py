@@ -11,7 +11,7 @@ from recon.datasets.geometry import affine_ras, are_directions, slice_step
 from recon.datasets.lazy import LazySlices
 from recon.datasets.limits import check_claim
 from recon.datasets.readers import ReadOptions, readers
-from recon.datasets.readouts import GridRead, Readouts, grid_size, sampled_fractions, sort_entries
+from recon.datasets.readouts import MAX_UNDERSAMPLING, GridRead, Readouts, grid_size, sampled_fractions, sort_entries
 from recon.datasets.scan import Scan, Source
 from recon.datasets.twix_file import Measurement, import_twixtools, measurement_bounds, read_measurement
 from recon.physics.errors import DataError, FileFormatError
@@ -166,7 +166,7 @@ class _Reading:
         readouts.check((nz, ny, nx), path)
         shape = (self.coils, nz, ny, nx)
         stored = int((8 * total * self.coils).sum())
-        check_claim((entries, *shape), 8, stored=stored, path=path, what="the k-space")
+        check_claim((entries, *shape), 8, stored=stored, path=path, what="the k-space", expansion=MAX_UNDERSAMPLING)
         repeats = np.unique(np.stack([readouts.entry, readouts.z, readouts.y], 1), axis=0, return_counts=True)[1]
         self.averages = int(repeats[0]) if (repeats == repeats[0]).all() else 1
         if repeats.max() > 1:
