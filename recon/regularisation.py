@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex
+from jaxtyping import Bool, Complex
 from torch import Tensor
 
 from recon.physics import MultiCoilMRI, NonCartesianMRI
@@ -58,26 +58,34 @@ def leave_out(
     """
     generator = torch.Generator().manual_seed(seed)
     if isinstance(physics, NonCartesianMRI):
-        near = physics.trajectory.abs().amax(1) < _CORE / 2
-        left = (torch.rand(len(near), generator=generator) < fraction).to(near.device) & ~near
-        if not left.any():
+        left = _some(physics.trajectory.abs().amax(1) >= _CORE / 2, fraction, generator)
+        if left is None:
             return None
-        kept = NonCartesianMRI(physics.coil_maps, physics.trajectory[~left])
+        shorter = NonCartesianMRI(physics.coil_maps, physics.trajectory[~left])
         probe = NonCartesianMRI(physics.coil_maps, physics.trajectory[left])
         measured = y[..., left]
-        return Split(y[..., ~left], kept, lambda x: _mean_square(probe.expand(x) - measured))
+        return Split(y[..., ~left], shorter, lambda x: _mean_square(probe.expand(x) - measured))
     mask = physics.mask
-    core = torch.zeros_like(mask)
-    core[(..., *(slice(max(n // 2 - _CORE // 2, 0), n // 2 + _CORE // 2) for n in physics.spatial))] = True
-    random = torch.rand(mask.shape, generator=generator).to(mask.device)
-    left = (random < fraction) & mask & ~core
-    if not left.any():
+    outside = mask.clone()
+    outside[(..., *(slice(max(n // 2 - _CORE // 2, 0), n // 2 + _CORE // 2) for n in physics.spatial))] = False
+    left = _some(outside, fraction, generator)
+    if left is None:
         return None
-    kept_mask = mask & ~left
-    kept_physics = MultiCoilMRI(physics.coil_maps, kept_mask, three_d=physics.three_d)
+    kept = MultiCoilMRI(physics.coil_maps, mask & ~left, three_d=physics.three_d)
     chosen = left.expand_as(y)
     measured = y[chosen]
-    return Split(y, kept_physics, lambda x: _mean_square(physics.expand(x)[chosen] - measured))
+    return Split(y, kept, lambda x: _mean_square(physics.expand(x)[chosen] - measured))
+
+
+def _some(candidates: Bool[Tensor, "*any"], fraction: float, generator: torch.Generator) -> Tensor | None:
+    """Choose a random part of the candidates."""
+    places = candidates.flatten().nonzero()[:, 0]
+    count = round(fraction * len(places))
+    if count == 0:
+        return None
+    chosen = torch.zeros(candidates.numel(), dtype=torch.bool, device=candidates.device)
+    chosen[places[torch.randperm(len(places), generator=generator)[:count].to(places.device)]] = True
+    return chosen.reshape(candidates.shape)
 
 
 def least_on_path(

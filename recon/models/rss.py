@@ -44,7 +44,7 @@ class RootSumOfSquares(Reconstructor):
             return torch.linalg.vector_norm(ifft_centred(y * physics.mask, axes), dim=1, keepdim=True)
         density = physics.density
         if density is None:
-            density = density_compensation(physics.trajectory, physics.spatial)
+            density = density_compensation(physics.trajectory, physics.spatial).to(y.real.dtype)
         one = torch.ones((1, 1, *physics.spatial), dtype=y.dtype, device=y.device)
         alone = NonCartesianMRI(one, physics.trajectory)
         images = alone.combine((y * density).flatten(0, 1)[:, None])

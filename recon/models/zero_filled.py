@@ -42,5 +42,5 @@ class ZeroFilled(Reconstructor):
             return physics.A_adjoint(y)
         density = physics.density
         if density is None:
-            density = density_compensation(physics.trajectory, physics.spatial)
+            density = density_compensation(physics.trajectory, physics.spatial).to(y.real.dtype)
         return physics.A_adjoint(y * density)
