@@ -51,6 +51,15 @@ def test_single_coil_gets_a_coil_axis(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.slice(2)[0], k[2])
 
 
+def test_reference_of_a_single_coil_file_is_its_own(tmp_path: Path) -> None:
+    esc, rss = np.full((1, 16, 16), 1, np.float32), np.full((1, 16, 16), 2, np.float32)
+    arrays = {"reconstruction_esc": esc, "reconstruction_rss": rss}
+    single = opened(write_fastmri(tmp_path / "s.h5", complex_normal((1, 32, 20)), **arrays))
+    multi = opened(write_fastmri(tmp_path / "m.h5", complex_normal((1, 2, 32, 20)), **arrays))
+    np.testing.assert_array_equal(single.reference[0], esc[0])
+    np.testing.assert_array_equal(multi.reference[0], rss[0])
+
+
 def test_mask_leaves_out_what_the_scanner_filled_with_zeros(tmp_path: Path) -> None:
     scan = opened(
         write_fastmri(tmp_path / "s.h5", complex_normal((1, 2, 32, 20)), header=fastmri_header(), mask=np.ones(20))

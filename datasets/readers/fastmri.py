@@ -16,7 +16,7 @@ from recon.datasets.scan import Scan, Source
 from recon.physics.errors import MaskError, ShapeError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_REFERENCES = ("reconstruction_rss", "reconstruction_esc")
+_RSS, _ESC = "reconstruction_rss", "reconstruction_esc"  # single-coil files hold both: theirs is the second
 
 
 @readers.register("fastmri")
@@ -70,7 +70,7 @@ class FastMRIReader:
             if "mask" in file:
                 mask = _mask(np.asarray(get_dataset(file, "mask", path)[()]), path)
             reference = None
-            for name in _REFERENCES:
+            for name in (_ESC, _RSS) if len(stored) == 3 else (_RSS, _ESC):
                 if name in file and reference is None:
                     dataset = get_dataset(file, name, path)
                     if dataset.ndim != 3 or dataset.shape[0] != shape[0] or dataset.dtype.kind not in "fiu":
