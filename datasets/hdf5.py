@@ -109,12 +109,27 @@ def get_dataset(group: h5py.Group, name: str, path: Path, *, records: bool = Fal
             f"the dataset {name!r} does not hold numbers of a standard type", file=path, found=f"dtype {found.dtype}"
         )
     if found.ndim:
-        filtered = found.id.get_create_plist().get_nfilters() > 0
-        expansion = MAX_EXPANSION if filtered else 1
+        filters = _filters(found, path)
+        expansion = MAX_EXPANSION if filters else 1
         check_claim(found.shape, found.dtype.itemsize, stored=stored, path=path, what=f"{name!r}", expansion=expansion)
     if found.chunks:  # a chunk is read whole, and may be larger than an array that can grow
         check_claim((1, *found.chunks), found.dtype.itemsize, stored=size, path=path, what=f"a chunk of {name!r}")
     return found
+
+
+def _filters(dataset: h5py.Dataset, path: Path) -> list[int]:
+    """Return the codes of the compression filters; raises `FileFormatError` where one is not installed."""
+    plist = dataset.id.get_create_plist()
+    codes = [int(plist.get_filter(i)[0]) for i in range(plist.get_nfilters())]
+    for code in codes:
+        if not h5py.h5z.filter_avail(code):
+            raise FileFormatError(
+                f"{dataset.name} is compressed by a filter that is not installed",
+                file=path,
+                found=f"HDF5 filter {code}",
+                cure="Rewrite the file with h5repack -f GZIP=1 where the filter is known",
+            )
+    return codes
 
 
 def read_text(group: h5py.Group, name: str, path: Path) -> str:

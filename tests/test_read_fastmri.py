@@ -201,3 +201,40 @@ def test_a_reference_of_other_slices_is_left_out(tmp_path: Path) -> None:
     scan = opened(write_fastmri(tmp_path / "s.h5", complex_normal((2, 4, 32, 20)), reconstruction_rss=reference))
     assert scan.reference is None
     assert any("reconstruction_rss" in note for note in scan.notes)
+
+
+def test_compression_that_is_not_installed(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((1, 2, 32, 20))
+        plist.set_filter(32999, h5py.h5z.FLAG_OPTIONAL)
+        kind, space = h5py.h5t.py_create(np.dtype("c8"), logical=True), h5py.h5s.create_simple((1, 2, 32, 20))
+        h5py.h5d.create(file.id, b"kspace", kind, space, plist).write_direct_chunk((0, 0, 0, 0), b"x" * 100)
+    with pytest.raises(FileFormatError, match="filter 32999"):
+        opened(tmp_path / "s.h5")
+
+
+def test_numbers_of_an_impossible_type(tmp_path: Path) -> None:
+    """A flipped bit in the type's description; the library writes beyond its buffers on some of them."""
+    odd = h5py.h5t.IEEE_F32LE.copy()
+    odd.set_ebias(100)
+    pair = h5py.h5t.create(h5py.h5t.COMPOUND, 8)
+    pair.insert(b"r", 0, odd)
+    pair.insert(b"i", 4, odd)
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        h5py.h5d.create(file.id, b"kspace", pair, h5py.h5s.create_simple((1, 2, 32, 20)))
+    with pytest.raises(DTypeError, match="standard type"):
+        opened(tmp_path / "s.h5")
+
+
+def test_attribute_with_an_impossible_length_is_left_out(tmp_path: Path) -> None:
+    path = write_fastmri(tmp_path / "s.h5", complex_normal((1, 2, 32, 20)))
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL").to_bytes(8, "little")
+    place = data.index(len(b"AXT2").to_bytes(4, "little") + heap)
+    data[place : place + 4] = b"\xf0\xff\xff\xff"
+    path.write_bytes(data)
+    header = opened(path).header
+    assert "acquisition" not in header
+    assert header["max"] == 0.5
+    assert header["patient_id"] == "0" * 8
