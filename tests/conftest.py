@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-_hook = install_import_hook("recon", "beartype.beartype")
+_hook = install_import_hook("recon", "typechecking.check")
 
 import numpy as np
 import pytest
