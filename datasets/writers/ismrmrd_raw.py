@@ -1,4 +1,4 @@
-"""ISMRMRD, written through its own package."""
+"""ISMRMRD, its readouts made by its own package."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy import ndarray
 
+from recon.datasets.hdf5_output import hdf5_output
 from recon.datasets.ismrmrd_table import COUNTERS
 from recon.datasets.ismrmrd_xml import header_xml
 from recon.datasets.scan import Image, Scan
@@ -49,14 +50,17 @@ class IsmrmrdWriter(Writer):
 
         assert isinstance(data, Scan)
         axes = _axes(data)
-        with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
-            file.write_xml_header(header_xml(data, axes))
-        with h5py.File(path, "r+") as file:
-            table = file["dataset"].create_dataset(
+        with hdf5_output(path) as (file, check):
+            group = file.create_group("dataset")
+            group.create_dataset(
+                "xml", data=[header_xml(data, axes)], maxshape=(None,), dtype=h5py.string_dtype("ascii")
+            )
+            table = group.create_dataset(
                 "data", (0,), maxshape=(None,), chunks=(_BATCH,), dtype=ismrmrd.hdf5.acquisition_dtype
             )
             for batch in _batches(_acquisitions(data, axes, path)):
                 _append(table, batch)
+                check()
 
 
 def _acquisitions(scan: Scan, axes: tuple[int, ...], path: Path) -> Iterator[Any]:
