@@ -1,0 +1,56 @@
+"""Total variation."""
+
+from __future__ import annotations
+
+import torch
+from deepinv.models import Reconstructor
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from recon.models import registry
+from recon.proximal import TVProx
+from recon.regularisation import CoilOperator
+from recon.variational import penalised
+
+
+@registry.register("tv")
+class TotalVariation(Reconstructor):
+    r"""Total variation, :math:`\min_x \tfrac12 \|Ax - y\|^2 + \lambda \|\nabla x\|_{2,1}` [Block 2007].
+
+    Isotropic, of the complex image: the gradient's length at a pixel counts all directions, the real and the
+    imaginary part, and all sets of coil maps.
+
+    Parameters
+    ----------
+    weight
+        :math:`\lambda` for data scaled so that the zero-filled image's 99.9th percentile is 1. None: from the
+        operator's noise level (see `recon.variational`), or from left-out samples where that is not known.
+    max_iter, tol
+        Stop after so many iterations, or once the image changes by less than ``tol`` of itself.
+    """
+
+    def __init__(self, weight: float | None = None, *, max_iter: int = 60, tol: float = 1e-3) -> None:
+        super().__init__()
+        self.weight, self.max_iter, self.tol = weight, max_iter, tol
+        self.details: dict[str, float] = {}
+
+    @torch.no_grad()
+    def forward(
+        self, y: Complex[Tensor, "b coil *samples"], physics: CoilOperator
+    ) -> Float[Tensor, "b channel *spatial"]:
+        """Reconstruct; each image of a batch has its own weight.
+
+        Parameters
+        ----------
+        y
+            Measurements.
+        physics
+            Their operator.
+
+        Raises
+        ------
+        ShapeError
+            Measurements that do not fit the operator.
+        """
+        x, self.details = penalised(y, physics, TVProx, weight=self.weight, max_iter=self.max_iter, tol=self.tol)
+        return x

@@ -1,0 +1,178 @@
+r"""Images that minimise a data term plus a penalty of their derivatives, and how strong the penalty is.
+
+The strength comes from the noise, not from the user. With noise of level :math:`\sigma` the gradient of the data term
+has noise of standard deviation :math:`\sigma_b = \sigma \sqrt{\operatorname{tr}(A^H A) / n}`, and the weight is
+
+.. math:: \lambda = 0.4\, \sigma_b \left( \frac{\sigma}{0.01\, s} \right)^{1/3}
+
+with s the image's 99.9th percentile. Thresholding rules have the first two factors; the third says that a penalty on
+edges, which costs contrast, pays the more the noisier the data are. The two numbers were set on 20 cases: one raw scan
+and volumes of two organs, Poisson-disc and equispaced sampling, noise of 0.2 to 6 % of the image. In all of them the
+image is within 0.5 dB of the one of the best weight. Where the noise is not known, left-out samples choose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+from recon.fista import fista
+from recon.physics.layout import to_channels, to_complex
+from recon.regularisation import (
+    CoilOperator,
+    backprojection,
+    check_measurements,
+    largest_eigenvalue,
+    least_on_path,
+    leave_out,
+    single,
+)
+
+_KAPPA = 0.4
+_REFERENCE_NOISE = 0.01
+_SEARCH_START, _SEARCH_ITERATIONS = 0.02, 15
+_TYPICAL = 0.002  # relative weight where nothing can be left out
+
+
+class Prox(Protocol):
+    """A proximal map that is iterated, and goes on where its last call stopped."""
+
+    calls: int
+
+    def __call__(self, z: Float[Tensor, "b channel *spatial"]) -> Float[Tensor, "b channel *spatial"]:
+        """Denoise ``z``."""
+        ...
+
+
+MakeProx = Callable[[Float[Tensor, "b 1 *spatial"]], Prox]
+"""Makes the proximal map of a penalty from its weight at each pixel."""
+
+
+def penalised(
+    y: Complex[Tensor, "b coil *samples"],
+    physics: CoilOperator,
+    make_prox: MakeProx,
+    *,
+    weight: float | None,
+    max_iter: int,
+    tol: float,
+) -> tuple[Float[Tensor, "b channel *spatial"], dict[str, float]]:
+    r"""Minimise :math:`\tfrac12\|Ax - y\|^2 + \lambda R(x)` by FISTA, each image of a batch with its own weight.
+
+    Parameters
+    ----------
+    y, physics
+        Measurements and their operator.
+    make_prox
+        Of R.
+    weight
+        :math:`\lambda` for data scaled so that the zero-filled image's 99.9th percentile is 1; None: see the module.
+    max_iter, tol
+        Stop after so many iterations, or once the image changes by less than ``tol`` of itself.
+
+    Returns
+    -------
+    tuple
+        The images, and what was done: ``regularisation`` (as ``weight``) and ``iterations``; those of further images
+        of a batch with their number.
+
+    Raises
+    ------
+    ShapeError
+        Measurements that do not fit the operator.
+    """
+    check_measurements(y, physics)
+    sigmas = _noise_levels(physics, y.shape[0])
+    images, details = [], {}
+    for index in range(y.shape[0]):
+        y_i, physics_i = single(y, physics, index)
+        relative = weight
+        if relative is None and sigmas is not None:
+            relative = noise_weight(y_i, physics_i, sigmas[index])
+        if relative is None:
+            relative = _weight_by_hold_out(y_i, physics_i, make_prox)
+        x, iterations = _minimise(y_i, physics_i, make_prox, relative, max_iter, tol)
+        images.append(x)
+        end = f"_{index}" if index else ""
+        details |= {f"regularisation{end}": relative, f"iterations{end}": float(iterations)}
+    return to_channels(torch.cat(images)), details
+
+
+def noise_weight(y: Complex[Tensor, "1 coil *samples"], physics: CoilOperator, sigma: float) -> float:
+    r"""Weight for a noise level, by the rule of the module, for data scaled to a zero-filled image of 1.
+
+    The trace of :math:`A^H A` is found by one random probe [Hutchinson 1989].
+    """
+    b = backprojection(y, physics)
+    generator = torch.Generator().manual_seed(0)
+    signs = 2 * torch.randint(0, 2, (2, *b.shape), generator=generator).to(y.device, y.real.dtype) - 1
+    probe = torch.complex(signs[0], signs[1])
+    image = physics.normal(probe)
+    trace = float(torch.linalg.vecdot(probe.flatten(), image.flatten()).real) / 2
+    seen = max(int((image != 0).sum()), 1)
+    scale = _scale(b)
+    if scale == 0:
+        return 0.0
+    # b, in whose units the scale is, grows with the square of the operator, the noise of y seen in it only once.
+    noise = sigma * math.sqrt(largest_eigenvalue(physics)) / scale
+    return _KAPPA * sigma * math.sqrt(trace / seen) / scale * (noise / _REFERENCE_NOISE) ** (1 / 3)
+
+
+def _weight_by_hold_out(y: Tensor, physics: CoilOperator, make_prox: MakeProx) -> float:
+    split = leave_out(y, physics)
+    if split is None:
+        return _TYPICAL
+
+    def error(relative: float) -> float:
+        x, _ = _minimise(split.y, split.physics, make_prox, relative, _SEARCH_ITERATIONS, 0.0)
+        return split.error(x)
+
+    return least_on_path(error, _SEARCH_START, ratio=0.5)
+
+
+def _minimise(
+    y: Tensor, physics: CoilOperator, make_prox: MakeProx, relative: float, max_iter: int, tol: float
+) -> tuple[Tensor, int]:
+    b = backprojection(y, physics)
+    tiny = torch.finfo(b.real.dtype).tiny
+    step = 1 / max(largest_eigenvalue(physics), tiny)
+    weight = step * relative * _scale(b) * inner_pixels(physics.coil_maps).to(b.real.dtype)
+    prox = make_prox(weight)
+
+    def on_channels(z: Tensor) -> Tensor:
+        return to_complex(prox(to_channels(z).contiguous()))
+
+    x = fista(physics.normal, b, on_channels, step, max_iter=max_iter, tol=tol)
+    return x, prox.calls
+
+
+def inner_pixels(maps: Complex[Tensor, "b set coil *spatial"]) -> Bool[Tensor, "b 1 *spatial"]:
+    """Pixels that the coils see, with their next neighbours along each axis.
+
+    Differences are penalised there only: a border between what is seen and what is not must not count as an edge.
+    """
+    seen = (maps != 0).flatten(1, 2).any(1, keepdim=True)
+    inner = seen.clone()
+    for dim in range(2, seen.ndim):
+        n = seen.shape[dim]
+        inner.narrow(dim, 0, n - 1).logical_and_(seen.narrow(dim, 1, n - 1))
+    return inner
+
+
+def _scale(b: Complex[Tensor, "1 set *spatial"]) -> float:
+    """99.9th percentile of the zero-filled image."""
+    magnitude = torch.linalg.vector_norm(b, dim=1).flatten()
+    return float(magnitude.kthvalue(max(1, round(0.999 * magnitude.numel()))).values)
+
+
+def _noise_levels(physics: CoilOperator, batch: int) -> list[float] | None:
+    sigma = getattr(physics.noise_model, "sigma", None)
+    if sigma is None:
+        return None
+    levels = torch.as_tensor(sigma, dtype=torch.float64).flatten().expand(batch).tolist()
+    return levels if min(levels) > 0 else None
