@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics
@@ -83,7 +84,7 @@ class CoilPhysics(LinearPhysics):
         return gram(sets, self.coil_maps, self._gram_mask, self._gram_dims, self._chunk()).reshape(x.shape)
 
     def A_adjoint_A(
-        self, x: Float[Tensor, "b channel *spatial"], **parameters: Tensor | None
+        self, x: Float[Tensor, "b channel *spatial"], **parameters: Any
     ) -> Float[Tensor, "b channel *spatial"]:
         """Apply the normal operator with no more than two chunks of coil images in memory."""
         self.update_parameters(**parameters)
@@ -96,7 +97,7 @@ class CoilPhysics(LinearPhysics):
         max_iter: int | None = None,
         tol: float | None = None,
         verbose: bool = False,
-        **parameters: Tensor | None,
+        **parameters: Any,
     ) -> Float[Tensor, "b channel *spatial"]:
         """CG-SENSE [Pruessmann 2001]: the least-squares image of least norm; other solvers are deepinv's."""
         self.update_parameters(**parameters)
@@ -106,7 +107,7 @@ class CoilPhysics(LinearPhysics):
         max_iter = self.max_iter if max_iter is None else max_iter
         return to_channels(conjugate_gradient(self.normal, b, max_iter=max_iter, tol=self.tol if tol is None else tol))
 
-    def noise(self, x: Complex[Tensor, "b coil *samples"], **parameters: object) -> Complex[Tensor, "b coil *samples"]:
+    def noise(self, x: Complex[Tensor, "b coil *samples"], **parameters: Any) -> Complex[Tensor, "b coil *samples"]:
         """Apply the noise model to the real and to the imaginary part."""
         noisy = self.noise_model(torch.view_as_real(x.resolve_conj()), **parameters)
         return torch.view_as_complex(noisy.contiguous())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from deepinv.physics.noise import GaussianNoise, NoiseModel
 from jaxtyping import Complex, Float, Num
@@ -123,14 +125,12 @@ class MultiCoilMRI(CoilPhysics):
         self.coil_maps = maps
         self._prepare()
 
-    def A(
-        self, x: Float[Tensor, "b channel *spatial"], **parameters: Tensor | None
-    ) -> Complex[Tensor, "b coil *spatial"]:
+    def A(self, x: Float[Tensor, "b channel *spatial"], **parameters: Any) -> Complex[Tensor, "b coil *spatial"]:
         """Measure images of ``2 * set`` real channels; what `update_parameters` takes can be given here, and stays."""
         self.update_parameters(**parameters)
         return self.expand(to_complex(x)).mul_(self.mask)
 
-    def A_adjoint(self, y: Num[Tensor, "b ..."], **parameters: Tensor | None) -> Float[Tensor, "b channel *spatial"]:
+    def A_adjoint(self, y: Num[Tensor, "b ..."], **parameters: Any) -> Float[Tensor, "b channel *spatial"]:
         """Apply the adjoint to complex ``(b, coil, *spatial)`` or to deepinv's real ``(b, 2, coil, *spatial)``."""
         self.update_parameters(**parameters)
         if not y.is_complex():
@@ -141,7 +141,7 @@ class MultiCoilMRI(CoilPhysics):
             y = torch.view_as_complex(y.movedim(1, -1).contiguous())
         return to_channels(self._with_sets(self.combine(y * self.mask)))
 
-    def noise(self, x: Complex[Tensor, "b coil *spatial"], **parameters: object) -> Complex[Tensor, "b coil *spatial"]:
+    def noise(self, x: Complex[Tensor, "b coil *spatial"], **parameters: Any) -> Complex[Tensor, "b coil *spatial"]:
         """Apply the noise model to the real and to the imaginary part of the sampled entries."""
         return super().noise(x, **parameters) * self.mask
 

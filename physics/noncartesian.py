@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from deepinv.physics.noise import GaussianNoise, NoiseModel
@@ -113,16 +114,12 @@ class NonCartesianMRI(CoilPhysics):
         self.coil_maps = self._in_layout(maps)
         self.img_size = (2 * self.n_sets, *self.spatial)
 
-    def A(
-        self, x: Float[Tensor, "b channel *spatial"], **parameters: Tensor | None
-    ) -> Complex[Tensor, "b coil sample"]:
+    def A(self, x: Float[Tensor, "b channel *spatial"], **parameters: Any) -> Complex[Tensor, "b coil sample"]:
         """Measure images of ``2 * set`` real channels; what `update_parameters` takes can be given here, and stays."""
         self.update_parameters(**parameters)
         return self.expand(to_complex(x))
 
-    def A_adjoint(
-        self, y: Complex[Tensor, "b coil sample"], **parameters: Tensor | None
-    ) -> Float[Tensor, "b channel *spatial"]:
+    def A_adjoint(self, y: Complex[Tensor, "b coil sample"], **parameters: Any) -> Float[Tensor, "b channel *spatial"]:
         """Apply the adjoint; `gridded` also compensates the density."""
         self.update_parameters(**parameters)
         return to_channels(self._with_sets(self.combine(y)))
