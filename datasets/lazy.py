@@ -152,7 +152,7 @@ class ForwardReader:
     def block(self, index: int, shape: tuple[int, ...], dtype: np.dtype) -> ndarray:
         """Read one block in C order."""
         out = np.empty(shape, dtype)
-        view = memoryview(out.reshape(-1).view(np.uint8))
+        view = out.reshape(-1).view(np.uint8).data
         with self._lock:
             if self._stream is None or self._process != os.getpid():
                 self._stream, self._process = self._open_stream(), os.getpid()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy import ndarray
@@ -63,7 +64,7 @@ class Archive:
                 for info in archive.infolist():
                     if info.filename.endswith(".npy"):
                         with archive.open(info) as member:
-                            header = read_array_header(member, path)
+                            header = read_array_header(cast(BufferedIOBase, member), path)
                             _check_member(info, header, path)
                         arrays[info.filename.removesuffix(".npy")] = header
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -117,6 +118,6 @@ def _check_member(info: zipfile.ZipInfo, header: ArrayHeader, path: Path) -> Non
 def _open_member(path: Path, name: str) -> BufferedIOBase:
     archive = zipfile.ZipFile(path)
     try:
-        return archive.open(f"{name}.npy")
+        return cast(BufferedIOBase, archive.open(f"{name}.npy"))
     finally:
         archive.close()  # the member keeps the file open for itself

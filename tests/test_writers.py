@@ -55,14 +55,8 @@ def make_scan(shape: tuple[int, ...] = (3, 2, 13, 10), **fields: object) -> Scan
     known = {"spacing": (4.0, 1.5, 1.0), "affine": RAS, "matrix": (shape[-2], max(1, shape[-1] // 2)), "mask": mask}
     known |= {"readout_axis": -1, "noise": complex_normal((shape[1], 40), 7), "header": {"te": 3.5}}
     per_slice = np.ones(1) if mask is None else mask[:, None] if mask.ndim == len(shape) - 1 else mask
-    return Scan(
-        **{
-            "kspace": (complex_normal(shape) * per_slice).astype(np.complex64),
-            "source": Source("array"),
-            **known,
-            **fields,
-        }
-    )
+    known["kspace"] = (complex_normal(shape) * per_slice).astype(np.complex64)
+    return Scan(**{"source": Source("array"), **known, **fields})
 
 
 def pixels(image: Image) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Callable
 from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
@@ -49,7 +48,7 @@ class NiftiReader:
         """Read the header, and check it against the size of the file."""
         with path.open("rb") as file:
             packed = file.read(2) == _GZIP
-        open_stream: Callable[[], BufferedIOBase] = partial(gzip.open if packed else open, path, "rb")
+        open_stream = partial(_open_stream, path, packed)
         with open_stream() as stream:
             header, texts = _read_header(stream, path)
         data = path.with_suffix(".img") if bytes(header["magic"]).startswith(b"ni") else path
@@ -75,6 +74,10 @@ class NiftiReader:
         return Image(pixels=pixels, source=Source("nifti", path), notes=(*fields.pop("notes", ()), *notes), **fields)
 
 
+def _open_stream(path: Path, packed: bool) -> BufferedIOBase:
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
 def _version(head: bytes) -> int | None:
     if head[344:348] in (b"n+1\0", b"ni1\0"):
         return 1
@@ -84,6 +87,8 @@ def _version(head: bytes) -> int | None:
 def _read_header(stream: BufferedIOBase, path: Path) -> tuple[Any, list[str]]:
     """Read the header proper, and the texts among its extensions."""
     import nibabel
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.volumeutils import native_code
 
     raw = stream.read(540)
     version = _version(raw)
@@ -99,9 +104,9 @@ def _read_header(stream: BufferedIOBase, path: Path) -> tuple[Any, list[str]]:
         texts = []
         if stream.read(4)[:1] not in (b"", b"\0"):
             size = int(offset) - stream.tell()
-            found = header.exts_klass.from_fileobj(stream, size, header.endianness != nibabel.volumeutils.native_code)
+            found = header.exts_klass.from_fileobj(stream, size, header.endianness != native_code)
             texts = [str(extension.text) for extension in found if extension.get_code() == _COMMENT]
-    except nibabel.spatialimages.HeaderDataError as error:
+    except HeaderDataError as error:
         raise FileFormatError("the NIfTI header is damaged", file=path, found=str(error)) from error
     return header, texts
 
