@@ -105,7 +105,8 @@ def eigenmaps(
 
     Further pairs than the first are found after deflation.
     """
-    vectors, values = [], []
+    vectors: list[Tensor] = []
+    values: list[Tensor] = []
     for start in range(sets):
         if vectors:
             G = G - values[-1][:, None, None] * (vectors[-1] @ vectors[-1].mH)

@@ -178,15 +178,16 @@ def _has_second_set(lags: Tensor) -> bool:
 
 def _automatic_crop(maps: Tensor, eigenvalues: Tensor, block: Tensor) -> float:
     """Eigenvalue below which the maps hold 0.1 % of the energy of the low-resolution image, seen on a coarse grid."""
-    image, every = block, []
+    image = block
+    every: list[slice] = []
     for axis, (n, width) in enumerate(zip(maps.shape[2:], block.shape[1:], strict=True), 1):
         step = max(1, n // (4 * width))
         every.append(slice(None, None, step))
         window = torch.hann_window(width + 2, periodic=False, dtype=block.real.dtype, device=block.device)[1:-1]
         basis = fourier_basis(grid(n, step), width // 2, block)[:, :width] * window
         image = torch.tensordot(basis, image, ([1], [axis])).movedim(0, axis)
-    energy = (maps[(..., *every)].conj() * image).sum(1).abs().square().flatten()
-    values, order = eigenvalues[(..., *every)].flatten().sort()
+    energy = (maps[(slice(None), slice(None), *every)].conj() * image).sum(1).abs().square().flatten()
+    values, order = eigenvalues[(slice(None), *every)].flatten().sort()
     lost = energy[order].cumsum(0)
     index = int(torch.searchsorted(lost, _LOST_ENERGY * lost[-1:]))
     return float(values[min(index, len(values) - 1)].clamp(*_CROP_RANGE))

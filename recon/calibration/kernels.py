@@ -48,11 +48,9 @@ def calibration_region(mask: Bool[Tensor, "*spatial"], limit: tuple[int, ...] | 
 
 def centre_block(array: Tensor, size: tuple[int, ...]) -> Tensor:
     """Cut the block of `size` around index ``n // 2`` out of the last axes."""
-    window = []
-    for n, width in zip(array.shape[-len(size) :], size, strict=True):
-        start = n // 2 - width // 2
-        window.append(slice(start, start + width))
-    return array[(..., *window)]
+    for axis, (n, width) in enumerate(zip(array.shape[-len(size) :], size, strict=True), -len(size)):
+        array = array.narrow(axis, n // 2 - width // 2, width)
+    return array
 
 
 def calibration_gram(
