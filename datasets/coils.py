@@ -76,7 +76,7 @@ def random_loops(coils: int, generator: Seed = 0) -> LoopArray:
         raise OptionError("an array has at least one coil", found=coils)
     rng = as_generator(generator)
 
-    def uniform(low: float, high: float) -> Tensor:
+    def uniform(low: Number, high: Number) -> Tensor:
         return low + (high - low) * torch.rand(coils, generator=rng)
 
     rings = -(-coils // 8)
@@ -95,7 +95,7 @@ def random_loops(coils: int, generator: Seed = 0) -> LoopArray:
     )
 
 
-def resample_maps(maps: Complex[Tensor, "coil y x"], shape: tuple[int, int]) -> Complex[Tensor, "coil y x"]:
+def resample_maps(maps: Complex[Tensor, "coil v u"], shape: tuple[int, int]) -> Complex[Tensor, "coil y x"]:
     r"""Bring coil maps, of a real scan say, to another matrix of the same field of view.
 
     Interpolated (bicubic) and normalised to :math:`\sum_c |S_c|^2 = 1` again, where they are not zero.
@@ -194,7 +194,7 @@ def _loop_field(center: Tensor, normal: Tensor, radius: Tensor, points: Float[Te
     return torch.linalg.cross(w @ current, points) - w @ torch.linalg.cross(current, wire)
 
 
-def _interpolated(field: Complex[Tensor, "coil y x"], shape: Sequence[int]) -> Complex[Tensor, "coil y x"]:
+def _interpolated(field: Complex[Tensor, "coil v u"], shape: Sequence[int]) -> Complex[Tensor, "coil height width"]:
     if tuple(field.shape[1:]) == tuple(shape):
         return field
     parts = torch.view_as_real(field.resolve_conj()).movedim(-1, 1)

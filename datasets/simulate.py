@@ -22,8 +22,8 @@ from recon.physics.errors import DataError, MaskError, OptionError, ShapeError
 from recon.physics.fft import fft_centred
 from recon.physics.layout import to_channels
 
-Pixels = Num[ndarray, "*slice y x"] | Num[Tensor, "*slice y x"]
-Maps = Num[ndarray, "*slice coil y x"] | Num[Tensor, "*slice coil y x"]
+Pixels = Num[ndarray, "..."] | Num[Tensor, "..."]  # the shapes are checked with a message
+Maps = Num[ndarray, "..."] | Num[Tensor, "..."]
 
 _NOISE_SAMPLES = 4096  # of the noise-only acquisition
 _BODY_THRESHOLD = 0.1  # of the 99th percentile

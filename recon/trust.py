@@ -295,7 +295,7 @@ def _choose(
     return chosen
 
 
-def _units(mask: Bool[Tensor, "*spatial"]) -> Bool[Tensor, "*spatial"]:
+def _units(mask: Bool[Tensor, "*spatial"]) -> Bool[Tensor, "*units"]:
     """Shrink the axes along which lines run to length 1: what is left out as a whole is one element."""
     lines = [axis for axis in range(mask.ndim) if torch.equal(mask, mask.narrow(axis, 0, 1).expand_as(mask))]
     if len(lines) == mask.ndim:
