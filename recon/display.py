@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.ndimage import uniform_filter
+
+_SMOOTHING = 5  # pixels
 
 
 def highest(images: Sequence[Float[ndarray, "..."]], *, percentile: float = 99.5) -> float:
@@ -15,7 +18,7 @@ def highest(images: Sequence[Float[ndarray, "..."]], *, percentile: float = 99.5
     return max((float(top) for top in tops if top > 0), default=1.0)
 
 
-def common_window(images: Sequence[Float[ndarray, "..."]], *, percentile: float = 99.8) -> float:
+def common_window(images: Sequence[Float[ndarray, "..."]], *, percentile: float = 99.0) -> float:
     """Return the value shown as white in every one of ``images`` (black is 0).
 
     It is the median over the images of each one's percentile, so that one method that went astray
@@ -24,6 +27,13 @@ def common_window(images: Sequence[Float[ndarray, "..."]], *, percentile: float 
     tops = [np.percentile(values, percentile) for image in images if (values := image[np.isfinite(image)]).size]
     top = float(np.median(tops)) if tops else 0.0
     return top if top > 0 else highest(images, percentile=percentile)
+
+
+def smoothed(deviation: Float[ndarray, "*slice y x"]) -> Float[ndarray, "*slice y x"]:
+    """Return the root mean square over 5 x 5 pixels: a standard deviation of a few draws is too grainy to read."""
+    axes = (deviation.ndim - 2, deviation.ndim - 1)
+    variance = uniform_filter(np.square(deviation, dtype=np.float64), size=_SMOOTHING, axes=axes, mode="nearest")
+    return np.sqrt(np.maximum(variance, 0)).astype(np.float32)
 
 
 def choose_slices(n: int, limit: int, *, preferred: Sequence[int] = ()) -> list[int]:

@@ -16,17 +16,17 @@ from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy import ndarray
+from PIL import Image
 from torch import Tensor
 
 from recon.datasets.atomic import atomic_path
-from recon.display import common_window, detail_box, highest
+from recon.display import common_window, detail_box, highest, smoothed
 from recon.physics.errors import OptionError, ShapeError
 from recon.result import Result, as_numpy
 
-_DPI = 120
+_DPI = 100
 _CELL = 1.75  # width of a picture in inches
 _INK, _MARK = "#1b1f24", "#f2b134"
-_ERROR_REACH = 0.1  # differences stay visible, but small ones are not blown up beyond this share of the window
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ def save_comparison(
     rows = [_Row("magnitude", images, window, "gray", pixel), _Row("detail", details, window, "gray", pixel)]
     if others:
         differences = {name: images[name] - images[base] for name in others}
-        reach = max(highest([np.abs(d) for d in differences.values()]), _ERROR_REACH * float(window.vmax or 1))
+        reach = common_window([np.abs(d) for d in differences.values()], percentile=99.5)
         rows.append(_Row(f"minus {base}", differences, Normalize(-reach, reach), "RdBu_r", pixel))
     figure, axes = _grid(list(images), rows)
     for shown in axes[0]:
         box = Rectangle((left - 0.5, top - 0.5), size, size, fill=False, edgecolor=_MARK, linewidth=0.8)
         shown.add_patch(box)
-    return _save(figure, path, overwrite=overwrite)
+    return _save(figure, rows, path, overwrite=overwrite)
 
 
 def save_trust(
@@ -104,6 +104,7 @@ def save_trust(
     gain = _slice_of({n: r.maps["g_factor"] for n, r in results.items() if "g_factor" in r.maps}, None, slice_index)
     left = _slice_of({n: r.maps["residual"] for n, r in results.items() if "residual" in r.maps}, None, slice_index)
     rows = []
+    noise, gain = ({name: smoothed(array) for name, array in maps.items()} for maps in (noise, gain))
     if noise:
         rows.append(_Row("noise map", noise, Normalize(0, highest(list(noise.values()))), "viridis", pixel))
     if gain:
@@ -114,7 +115,7 @@ def save_trust(
     if not rows:
         raise OptionError("no result has a noise map, a g-factor or a residual to show")
     figure, _ = _grid([name for name in results if any(name in row.pictures for row in rows)], rows)
-    return _save(figure, path, overwrite=overwrite)
+    return _save(figure, rows, path, overwrite=overwrite)
 
 
 def save_sampling(result: Result, path: str | Path, *, slice_index: int | None = None, overwrite: bool = False) -> Path:
@@ -124,8 +125,9 @@ def save_sampling(result: Result, path: str | Path, *, slice_index: int | None =
     mask = _slice_of({"sampling": result.maps["mask"]}, None, slice_index)["sampling"]
     share = float(np.nanmean(mask > 0))
     name = f"{100 * share:.1f} % sampled"
-    figure, _ = _grid([name], [_Row("k-space", {name: mask}, Normalize(0, 1), "gray")], bars=False, cell=3.0)
-    return _save(figure, path, overwrite=overwrite)
+    rows = [_Row("k-space", {name: mask}, Normalize(0, 1), "gray")]
+    figure, _ = _grid([name], rows, bars=False, cell=3.0)
+    return _save(figure, rows, path, overwrite=overwrite)
 
 
 def _slice_of(
@@ -167,7 +169,6 @@ def _grid(
     left, right, top, gap = 0.3, 0.62 if bars else 0.1, 0.3, 0.06
     full = (left + len(names) * (cell + gap) + right, top + sum(heights) + gap * len(rows))
     figure = Figure(figsize=full, dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
     axes: list[list[Axes]] = []
     y = full[1] - top
     for row, height in zip(rows, heights, strict=True):
@@ -210,9 +211,25 @@ def _palette(row: _Row) -> Colormap:
     return colormaps[row.palette].with_extremes(bad="black")
 
 
-def _save(figure: Figure, path: str | Path, *, overwrite: bool) -> Path:
+def _swatch(rows: list[_Row]) -> Image.Image:
+    """Return a picture whose colours are those of the palettes in use, grey for the text among them."""
+    names = dict.fromkeys(["gray", *(row.palette for row in rows)])
+    count = 255 // len(names)
+    parts = [colormaps[name](np.linspace(0, 1, count), bytes=True)[:, :3] for name in names]
+    colours = np.concatenate([np.asarray([[int(_MARK[i : i + 2], 16) for i in (1, 3, 5)]]), *parts])
+    swatch = Image.new("P", (1, 1))
+    swatch.putpalette(colours.astype(np.uint8).tobytes())
+    return swatch
+
+
+def _save(figure: Figure, rows: list[_Row], path: str | Path, *, overwrite: bool) -> Path:
     with atomic_path(path, overwrite=overwrite) as temporary:
-        figure.savefig(temporary, format="png", pil_kwargs={"optimize": True})
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        # 256 colours are enough for these pictures, and make a third of the size.
+        picture = picture.quantize(palette=_swatch(rows), dither=Image.Dither.NONE)
+        picture.save(temporary, format="PNG", optimize=True)
     return Path(path)
 
 

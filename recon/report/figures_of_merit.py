@@ -67,8 +67,8 @@ MERITS: dict[str, Merit] = {
     ),
     "data_residual": Merit(
         "Data residual",
-        "Distance of the image from the measurements over that of pure noise. About 1 is right, well above 1 is "
-        "misfit (or aliasing that is left in), well below 1 fits the noise too. Not a ranking.",
+        "Distance of the image from the measurements over that of pure noise. 1 or somewhat below is right (the "
+        "image takes up part of the noise); above 1.3 something does not fit, or aliasing is left. Not a ranking.",
         write=_fixed(2),
         limit=RESIDUAL_LIMIT,
     ),

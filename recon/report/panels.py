@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from recon.display import choose_slices, common_window, highest
+from recon.display import choose_slices, common_window, highest, smoothed
 from recon.physics.errors import ShapeError
 from recon.report.pictures import MAX_SIDE, Scale, data_uri
 from recon.result import Result, as_numpy
@@ -150,7 +150,7 @@ def _trust_panels(
     base, *others = shown
     if others:
         differences = {name: shown[name] - shown[base] for name in others}
-        reach = highest([np.abs(d[build.slices]) for d in differences.values()])
+        reach = common_window([np.abs(d[build.slices]) for d in differences.values()], percentile=99.5)
         panels.append(
             build.panel(
                 "difference",
@@ -161,18 +161,18 @@ def _trust_panels(
                 Scale(-reach, reach, "RdBu_r", unit="signal"),
             )
         )
-    noise = {name: as_numpy(r.uncertainty) for name, r in results.items() if r.uncertainty is not None}
+    noise = {name: smoothed(as_numpy(r.uncertainty)) for name, r in results.items() if r.uncertainty is not None}
     panels.append(
         build.panel(
             "noise",
             "Noise map",
-            "Standard deviation of each pixel through measurement noise (pseudo-replicas). It does not "
-            "include bias: a smooth image is not a true image.",
+            "Standard deviation of each pixel through measurement noise (pseudo-replicas, averaged over 5 × 5 "
+            "pixels). It does not include bias: a smooth image is not a true image.",
             noise,
             Scale(0.0, highest([v[build.slices] for v in noise.values()]), "viridis", unit="signal"),
         )
     )
-    gain = _maps(results, "g_factor")
+    gain = {name: smoothed(array) for name, array in _maps(results, "g_factor").items()}
     panels.append(
         build.panel(
             "g-factor",
