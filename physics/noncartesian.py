@@ -110,7 +110,11 @@ class NonCartesianMRI(CoilPhysics):
             return
         maps = self._checked_maps(coil_maps).to(self.coil_maps.device)
         if tuple(maps.shape[3:]) != self.spatial or maps.dtype != self.coil_maps.dtype:
-            raise ShapeError("new coil maps have the old ones' size and dtype", found=maps, expected=self.coil_maps)
+            raise ShapeError(
+                "new coil maps have the size and dtype of the old ones",
+                found=f"{tuple(maps.shape)} {maps.dtype}",
+                expected=f"{tuple(self.coil_maps.shape)} {self.coil_maps.dtype}",
+            )
         self.coil_maps = self._in_layout(maps)
         self.img_size = (2 * self.n_sets, *self.spatial)
 
@@ -187,7 +191,8 @@ def density_compensation(
     shape
         (y, x) or (z, y, x) of the image.
     iterations
-        Thirty come within a percent for radial and spiral sampling.
+        Thirty give smooth images back within a percent, where samples lie half a cycle per field of view apart along
+        the readout; at a whole cycle the centre stays wrong however many there are.
     """
     points = _points(trajectory, shape).double()
     window = torch.ones((), dtype=torch.float64, device=points.device)

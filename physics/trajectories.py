@@ -26,7 +26,8 @@ def radial(
     spokes
         Number of spokes; pi / 2 * n sample the circle fully.
     samples
-        Samples on a spoke, by default the longer side.
+        Samples on a spoke; by default twice the longer side, the readout oversampling that scanners give for nothing
+        and that density compensation needs near the centre.
     golden
         Golden-angle order, in which any number of successive spokes cover the circle evenly.
 
@@ -35,7 +36,7 @@ def radial(
     Tensor
         Spoke after spoke, float64; sample ``samples // 2`` of each is the centre.
     """
-    samples = max(shape) if samples is None else samples
+    samples = 2 * max(shape) if samples is None else samples
     _check(shape, spokes=spokes, samples=samples)
     angle = torch.arange(spokes, dtype=torch.float64) * (GOLDEN_ANGLE if golden else math.pi / spokes)
     radius = (torch.arange(samples, dtype=torch.float64) - samples // 2) / samples
