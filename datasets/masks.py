@@ -314,7 +314,7 @@ def make_mask(
     for option, value in given.items():
         if value is not None and option not in accepted:
             raise OptionError(f"the mask {name} has no {option}", found=value, cure=f"Leave {option} out")
-    options = {key: value for key, value in given.items() if value is not None}
+    options: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if "generator" in accepted:
         options["generator"] = generator
     rate = () if name == "full" else (acceleration,)

@@ -177,19 +177,20 @@ def simulate_mri(
         "sigma": sigma,
     }
     noise_scan = _coloured(colour, _NOISE_SAMPLES, child_generator(seed, _NOISE_SCAN)).numpy()
-    on_grid = isinstance(sampling, _Grid)
+    grid = sampling if isinstance(sampling, _Grid) else None
+    has_readout = grid is not None and grid.of_lines
     scan = Scan(
         kspace=LazySlices((n, n_coils, *sampling.shape), kspace),
         source=source,
-        mask=sampling.mask.numpy() if on_grid else None,
-        trajectory=None if on_grid else sampling.trajectory.numpy(),
+        mask=None if grid is None else grid.mask.numpy(),
+        trajectory=sampling.trajectory.numpy() if isinstance(sampling, _Path) else None,
         noise=noise_scan if sigma else None,
         reference=LazySlices((n, *shape), lambda index: np.abs(truth(index))),
         spacing=image.spacing if isinstance(image, Image) else None,
         affine=image.affine if isinstance(image, Image) else None,
         matrix=shape,
-        readout_axis=-2 if on_grid and sampling.of_lines else None,
-        oversampling=float(oversampling) if on_grid and sampling.of_lines else None,
+        readout_axis=-2 if has_readout else None,
+        oversampling=float(oversampling) if has_readout else None,
         labels=tuple({"slice": index} for index in range(n)),
         header={"simulation": options},
     )
