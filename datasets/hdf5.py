@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from recon.datasets.hdf5_attributes import text_attributes
+from recon.datasets.hdf5_heaps import check_heaps
 from recon.datasets.hdf5_records import read_values
 from recon.datasets.limits import MAX_EXPANSION, check_claim
 from recon.physics.errors import DTypeError, FileFormatError, ReconError
@@ -28,6 +29,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open for reading; errors of the library, then and inside the block, become `FileFormatError`."""
     try:
+        check_heaps(path)
         with h5py.File(path, "r") as file:
             yield file
     except ReconError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class PngReader:
         shape: tuple[int, ...] = ()
         dtype = np.dtype(np.uint8)
         for file in files:
-            with _opened(file) as picture:
+            with warnings.catch_warnings(action="ignore"), _opened(file) as picture:
                 this_shape, this_dtype = _layout(picture)
                 if file == files[0]:
                     shape, dtype = this_shape, this_dtype
@@ -71,7 +72,7 @@ class PngReader:
                 pages.extend((file, page) for page in range(n_pages))
         if path.is_dir() and (others := count_others(path, files)):
             notes.append(f"{others} other files in the folder skipped")
-        pixels = LazySlices((len(pages), *shape), dtype, lambda index: _decode(*pages[index]), path)
+        pixels = LazySlices((len(pages), *shape), dtype, lambda index: _decode(*pages[index], shape, dtype), path)
         fields["notes"] = (*fields.get("notes", ()), *notes)
         return Image(pixels=pixels, source=Source("png", path), **fields)
 
@@ -105,10 +106,13 @@ def _has_16_bit_colours(picture: Picture) -> bool:
     return picture.format == "PNG" and any(mode in ("RGB;16B", "RGBA;16B") for mode in modes)
 
 
-def _decode(path: Path, page: int) -> ndarray:
-    with _opened(path) as picture:
+def _decode(path: Path, page: int, shape: tuple[int, ...], dtype: np.dtype) -> ndarray:
+    with warnings.catch_warnings(action="ignore"), _opened(path) as picture:
         picture.seek(page)
-        shape, dtype = _layout(picture)
+        if _layout(picture) != (shape, dtype):
+            raise ShapeError(
+                f"page {page} is of another kind", file=path, found=_layout(picture)[0], expected=f"{shape} {dtype}"
+            )
         if _has_16_bit_colours(picture):
             return _decode_16_bit_colours(path)
         if len(shape) == 3:
