@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Complex64, Float
 from numpy import ndarray
+
 from recon.physics.errors import DataError, MaskError, ShapeError
 
 _CHUNK = 1 << 22
@@ -109,7 +110,7 @@ class Scan:
     trajectory: Float[ndarray, "*s sample dim"] | None = None
     density: Float[ndarray, "*s sample"] | None = None
     coil_maps: SliceArray | None = None
-    noise: Complex64[ndarray, "coil sample"] | None = None
+    noise: Complex64[ndarray, "coil noise_sample"] | None = None
     reference: SliceArray | None = None
     spacing: tuple[float, float, float] | None = None
     affine: Float[ndarray, "4 4"] | None = None

@@ -64,7 +64,7 @@ def workers(count: int) -> ProcessPoolExecutor:
 
 def fill_spool(pool: ProcessPoolExecutor, job: Job, plan: Plan, progress: Callable[[int, int], None]) -> None:
     """Let the workers reconstruct the slices of a job into its spool; the first error is raised."""
-    Spool(job.spool, plan.key())  # made before the workers could race for it
+    Spool(job.spool, plan.key()).make()  # before the workers could race for it
     total = len(plan.wanted)
     chunks = [tuple(plan.wanted[start : start + _CHUNK]) for start in range(0, total, _CHUNK)]
     if len(chunks) < 4:  # too few to keep all workers busy

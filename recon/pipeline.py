@@ -203,6 +203,8 @@ class Plan:
         seed: int,
     ) -> None:
         self.scan, self.model, self.how, self.trust, self.seed = scan, model, how, trust, seed
+        if isinstance(model, str) and model != "auto":
+            load_model(model)  # an unknown name is told before any work is done
         self.sliced, self.axis = as_slices(scan)
         if self.axis is not None and slices is not None:
             raise OptionError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from recon.physics import MultiCoilMRI, NonCartesianMRI
 from recon.physics.errors import CalibrationError, DataError, MaskError, OptionError, ShapeError
 from recon.physics.fft import fft_centred
 from recon.physics.layout import to_complex
+from recon.physics.noncartesian import density_compensation
 
 _CALIBRATION = 24  # side of the gridded centre that coil maps are estimated from
 Whitening = Literal["auto", "corners", "none"]
@@ -200,7 +202,6 @@ def _estimated_maps(k: Tensor, mask: Tensor, how: Preparation, steps: list[str],
         notes.append(f"{error.problem}: low-resolution coil maps were used, which leave more aliasing")
         return lowres_maps(k, mask)[:, None]
     steps.append(f"ESPIRiT coil maps, {found.sets} set(s)")
-    notes.extend(found.notes)
     return found.maps
 
 
@@ -240,11 +241,11 @@ def _scaled(
 
 
 def _gridded_coils(
-    k: Complex64[Tensor, "1 coil sample"], points: Tensor, matrix: tuple[int, ...]
+    k: Complex64[Tensor, "1 coil sample"], points: Tensor, density: Tensor, matrix: tuple[int, ...]
 ) -> tuple[Complex64[Tensor, "1 coil *spatial"], Bool[Tensor, "1 1 *spatial"]]:
     """Grid off-grid samples coil by coil, so that ESPIRiT finds a Cartesian centre to calibrate on."""
     flat = torch.ones((1, 1, *matrix), dtype=k.dtype, device=k.device)
-    images = to_complex(NonCartesianMRI(flat, points).gridded(k.transpose(0, 1)))[None]
+    images = to_complex(NonCartesianMRI(flat, points, density=density).gridded(k.transpose(0, 1)))[None, :, 0]
     grid = fft_centred(images, tuple(range(2, images.ndim)))
     centre = torch.zeros(matrix, dtype=torch.bool, device=k.device)
     sides = [min(_CALIBRATION, n) for n in matrix]
@@ -252,6 +253,13 @@ def _gridded_coils(
         tuple(slice(n // 2 - side // 2, n // 2 - side // 2 + side) for n, side in zip(matrix, sides, strict=True))
     ] = True
     return grid * centre, centre[None, None]
+
+
+@lru_cache(maxsize=4)
+def _density(points: bytes, axes: int, matrix: tuple[int, ...]) -> Tensor:
+    """Density compensation of a trajectory; slices mostly share theirs."""
+    trajectory = np.frombuffer(points, np.float32).reshape(-1, axes)
+    return density_compensation(torch.from_numpy(trajectory.copy()), matrix)
 
 
 def _prepare_noncartesian(
@@ -272,8 +280,13 @@ def _prepare_noncartesian(
     trajectory = scan.trajectory[pick] if scan.trajectory.ndim == 3 else scan.trajectory
     points = torch.from_numpy(np.array(trajectory, dtype=np.float32)).to(k.device)
     matrix = tuple(scan.matrix)[-points.shape[-1] :]
+    if scan.density is None:
+        density = _density(points.cpu().numpy().tobytes(), points.shape[-1], matrix)
+    else:
+        density = torch.from_numpy(np.array(scan.density[pick] if scan.density.ndim == 2 else scan.density))
+    density = density.to(k.device, torch.float32)
     every = torch.ones(1, 1, k.shape[-1], dtype=torch.bool, device=k.device)
     k, _ = _compressed(k, every, how, steps)
-    maps = _estimated_maps(*_gridded_coils(k, points, matrix), how, steps, notes)
+    maps = _estimated_maps(*_gridded_coils(k, points, density, matrix), how, steps, notes)
     steps.append("coil maps from the gridded centre of k-space")
-    return _scaled(k, NonCartesianMRI(maps, points), sigma, steps, notes)
+    return _scaled(k, NonCartesianMRI(maps, points, density=density), sigma, steps, notes)

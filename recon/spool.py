@@ -31,13 +31,23 @@ class Spool:
 
     def __init__(self, folder: Path, key: Mapping[str, Any]) -> None:
         self._folder = folder
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        self._digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         marker = folder / "key"
-        if folder.is_dir() and (not marker.exists() or marker.read_text() != digest):
+        if folder.is_dir() and (not marker.exists() or marker.read_text() != self._digest):
             shutil.rmtree(folder)
-        if not folder.is_dir():
-            with atomic_path(marker) as temporary:
-                temporary.write_text(digest)
+
+    def make(self) -> None:
+        """Make the folder, unless it is there; `put` does it too.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be written.
+        """
+        marker = self._folder / "key"
+        if not marker.exists():
+            with atomic_path(marker, overwrite=True) as temporary:
+                temporary.write_text(self._digest)
 
     def get(self, index: int) -> SliceResult | None:
         """Return a finished slice, or None."""
@@ -61,6 +71,7 @@ class Spool:
         OutputError
             The folder cannot be written (read-only, full disk).
         """
+        self.make()
         text = json.dumps({"maps": list(item.maps), "metrics": item.metrics, "report": item.report})
         arrays = {f"map_{name}": value.numpy() for name, value in item.maps.items()}
         with atomic_path(self._folder / f"{index}.npz", overwrite=True) as temporary, temporary.open("wb") as file:

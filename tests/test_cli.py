@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from samples import write_fastmri
@@ -204,10 +203,7 @@ def test_truncated_hdf5(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_wrong_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_fastmri(tmp_path / "scan.h5", kspace(1))
-    with h5py.File(path, "r+") as file:
-        del file["ismrmrd_header"]
-        file["ismrmrd_header"] = "<ismrmrdHeader><encoding>"
+    path = write_fastmri(tmp_path / "scan.h5", kspace(1), header="<ismrmrdHeader><encoding>")
     assert "scan.h5" in refused(capsys, "reconstruct", path, "--out", tmp_path / "out.h5", *MODEL)
 
 
@@ -233,7 +229,7 @@ def test_mask_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_no_calibration_block_falls_back_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = kspace(mask="full")
+    data = kspace(mask="full", acceleration=1.0, center=None)
     data[..., ::2] = 0
     path = save(tmp_path / "scan.npz", data)
     assert main(["reconstruct", str(path), "--out", str(tmp_path / "out.h5"), "--json", *MODEL]) == 0

@@ -72,7 +72,7 @@ def test_oversampling_is_removed() -> None:
 def test_coil_compression_says_what_it_keeps() -> None:
     scan = simulated(coils=8)
     result = reconstruct(scan, coils=4)
-    assert close(result, scan) < 0.15
+    assert close(result, scan) < 1.5 * close(reconstruct(scan), scan)
     assert any("8 coils compressed to 4" in step for step in result.provenance["steps"])
 
 
@@ -95,7 +95,7 @@ def test_trust_says_how_far() -> None:
 
 
 def test_wrong_maps_raise_a_warning() -> None:
-    scan = simulated(mask="full")
+    scan = simulated(mask="full", acceleration=1.0, center=None)
     rng = np.random.default_rng(0)
     wrong = np.exp(2j * np.pi * rng.random((1, 4, 48, 40))).astype(np.complex64) / 2
     result = reconstruct(replace(scan, coil_maps=wrong))
@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
 
 
 def test_auto_takes_full_data_as_they_are_and_regularises_what_is_missing() -> None:
-    full = reconstruct(simulated(mask="full"), model="auto")
+    full = reconstruct(simulated(mask="full", acceleration=1.0, center=None), model="auto")
     part = reconstruct(simulated(), model="auto")
     assert full.provenance["model"]["name"] == "zero-filled"
     assert part.provenance["model"]["name"] == "l1-wavelet"

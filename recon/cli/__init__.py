@@ -37,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if verb == named:  # the other verbs' options need not be known
-            sub.add_argument("--json", action="store_true", help="print JSON, for machines")
             import_module(f"recon.cli.{verb}").add_arguments(sub)
     args = parser.parse_args(arguments)
     try:

@@ -19,6 +19,11 @@ from recon.physics.errors import FileFormatError
 OUT, ERR = Console(), Console(stderr=True)
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Let the verb print JSON."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
 def expand(inputs: Sequence[str]) -> list[tuple[Path, bool]]:
     """Return the files meant by files, folders and patterns, and whether each was named by the user himself.
 

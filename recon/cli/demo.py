@@ -6,11 +6,12 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from recon.cli.common import OUT, print_json, print_table, progress_bar
+from recon.cli.common import OUT, add_json, print_json, print_table, progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
+    add_json(parser)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("recon-demo"), help="where the files go")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recon.cli.common import print_json, print_pairs
+from recon.cli.common import add_json, print_json, print_pairs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
+    add_json(parser)
     parser.add_argument("result", type=Path, help="an image, as `recon reconstruct` or another tool wrote it")
     parser.add_argument("--reference", type=Path, required=True, help="an image, or a scan that holds its reference")
     parser.add_argument("--variable", help="name of the image in a file of named arrays")

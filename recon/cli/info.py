@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recon.cli.common import expand, print_json, print_pairs
+from recon.cli.common import add_json, expand, print_json, print_pairs
 from recon.physics.errors import ReconError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
+    add_json(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help="files, folders or patterns")
     parser.add_argument("--format", help="name of the format, to skip the recognition by content")
     parser.add_argument("--variable", help="name of the array in a file of named arrays")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from recon.cli.common import OUT, print_json, print_table
+from recon.cli.common import OUT, add_json, print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
+    add_json(parser)
     parser.add_argument("name", nargs="?", help="describe this one")
 
 

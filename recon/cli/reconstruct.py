@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recon.cli.common import expand, numbers, print_json, print_table, progress_bar
-from recon.physics.errors import FileFormatError, OptionError, ReconError
+from recon.cli.common import add_json, expand, numbers, print_json, print_table, progress_bar
+from recon.physics.errors import FileFormatError, OptionError, OutputError, ReconError
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +27,7 @@ _SHOWN = ("hold_out_error", "data_residual", "psnr", "ssim")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
+    add_json(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help="files, folders or patterns")
     parser.add_argument("--model", default="auto", help="a name from `recon models` (default: chosen for each slice)")
     parser.add_argument("--out", type=Path, help="output file (one input) or folder (default: this folder)")
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError("--jobs must be positive", found=args.jobs)
     rows: list[dict[str, Any]] = []
     failures: list[ReconError] = []
+    left_out: list[ReconError] = []
     with workers(args.jobs) if args.jobs > 1 else nullcontext() as pool, progress_bar(quiet=args.json) as bar:
         files = bar.add_task("files", total=len(inputs))
         for (path, named), target in zip(inputs, targets, strict=True):
@@ -70,15 +72,19 @@ def run(args: argparse.Namespace) -> int:
             try:
                 rows.append(_one_file(path, target, args, pool, partial(_advance, bar, task)))
             except ReconError as error:
-                if named or not isinstance(error, FileFormatError):
-                    failures.append(error)
+                foreign = isinstance(error, FileFormatError) and not named  # a folder may hold other files
+                (left_out if foreign else failures).append(error)
                 rows.append({"file": str(path), "output": None, "note": str(error)})
             bar.remove_task(task)
             bar.advance(files)
-    _tell(rows, failures, as_json=args.json)
+    _tell(rows, as_json=args.json)
+    for error in left_out:
+        print(f"recon: left out: {error}", file=sys.stderr)
+    for error in failures:
+        print(f"recon: {error}", file=sys.stderr)
     if not any(row["output"] for row in rows):
         if not failures:
-            raise FileFormatError("no file of a known format in the folder", file=args.files[0])
+            print(f"recon: {args.files[0]}: no file of a known format in the folder", file=sys.stderr)
         return 2
     return 1 if failures else 0
 
@@ -135,13 +141,19 @@ def _one_file(
         format=args.format,
         variable=args.variable,
     )
-    plan = job.plan(job.open())
-    if pool is not None:
-        fill_spool(pool, job, plan, progress)
-    result = execute(plan, progress=progress, spool=job.spool)
-    result.save(target, overwrite=args.overwrite)
-    if args.report:
-        result.report(report, overwrite=args.overwrite)
+    try:
+        plan = job.plan(job.open())
+        if pool is not None:
+            fill_spool(pool, job, plan, progress)
+        result = execute(plan, progress=progress, spool=job.spool)
+        result.save(target, overwrite=args.overwrite)
+        if args.report:
+            result.report(report, overwrite=args.overwrite)
+    except ReconError as error:
+        # Finished slices are of use again only where the disk was at fault.
+        if not isinstance(error, OutputError) or target.exists():
+            shutil.rmtree(job.spool, ignore_errors=True)
+        raise
     shutil.rmtree(job.spool, ignore_errors=True)
     return _row(path, target, result)
 
@@ -171,15 +183,10 @@ def _row(path: Path, target: Path, result: Result) -> dict[str, Any]:
     }
 
 
-def _tell(rows: list[dict[str, Any]], failures: list[ReconError], *, as_json: bool) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "note"))
+def _tell(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    made = [row for row in rows if row["output"]]
     if as_json:
         print_json(rows)
-    elif any(row["output"] for row in rows):
-        shown = [name for name in (*names, "note") if name not in ("note",) or any(row.get("note") for row in rows)]
-        print_table("", [{name: row.get(name) for name in shown} for row in rows if row["output"]])
-        skipped = [row for row in rows if row["output"] is None]
-        for row in skipped[: len(skipped) - len(failures)]:
-            print(f"recon: left out: {row['note']}", file=sys.stderr)
-    for error in failures:
-        print(f"recon: {error}", file=sys.stderr)
+    elif made:
+        names = dict.fromkeys(name for row in made for name in row)
+        print_table("", [{name: row.get(name) for name in names if any(row.get(name) for row in made)} for row in made])

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon.cli.common import numbers, print_json, print_pairs
+from recon.cli.common import add_json, numbers, print_json, print_pairs
 from recon.physics.errors import OptionError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     mri = kinds.add_parser("mri", help="multi-coil k-space", description="Make raw multi-coil k-space.")
+    add_json(mri)
     mri.add_argument("image", nargs="?", type=Path, help="image or volume (default: the Shepp-Logan phantom)")
     mri.add_argument("--out", type=Path, required=True, help="output: .h5 (fastMRI), .mrd (ISMRMRD), .cfl or .npz")
     mri.add_argument("--coils", type=int, default=8, help="number of simulated coils (default: 8)")
