@@ -95,7 +95,9 @@ class L1Wavelet(Reconstructor):
                     strength, x0 = self._chosen(y_i, physics_i, wavelets, step)
             self.details["regularisation" if index == 0 else f"regularisation_{index}"] = strength
             images.append(self._solve(y_i, physics_i, wavelets, strength, step, self.iterations, x0))
-        return to_channels(torch.cat(images))
+        # Where no coil sees anything the data say nothing, and wavelets fill in what leaks from beside.
+        seen = (physics.coil_maps != 0).any(dim=2)
+        return to_channels(torch.cat(images) * seen.reshape(-1, *images[0].shape[1:]))
 
     def _solve(
         self,
