@@ -87,6 +87,7 @@ def _version(head: bytes) -> int | None:
 def _read_header(stream: BufferedIOBase, path: Path) -> tuple[Any, list[str]]:
     """Read the header proper, and the texts among its extensions."""
     import nibabel
+    from nibabel.imageglobals import LoggingOutputSuppressor
     from nibabel.spatialimages import HeaderDataError
     from nibabel.volumeutils import native_code
 
@@ -96,7 +97,8 @@ def _read_header(stream: BufferedIOBase, path: Path) -> tuple[Any, list[str]]:
         raise FileFormatError("not a NIfTI file", file=path, expected="n+1, ni1, n+2 or ni2 in its header")
     kind = nibabel.Nifti1Header if version == 1 else nibabel.Nifti2Header
     try:
-        header = kind(raw[: kind.sizeof_hdr])
+        with LoggingOutputSuppressor():  # it repairs, and tells so on the terminal
+            header = kind(raw[: kind.sizeof_hdr])
         offset = float(header["vox_offset"])
         if not 0 <= offset <= _MAX_EXTENSIONS:
             raise FileFormatError("the NIfTI header is damaged", file=path, found=f"data at byte {offset:g}")
