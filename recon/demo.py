@@ -13,10 +13,11 @@ from recon.figures import save_comparison, save_sampling, save_trust
 from recon.memory import PeakMemory
 from recon.models import registry
 from recon.physics.errors import OptionError, ReconError
-from recon.pipeline import Trust, reconstruct
+from recon.pipeline import reconstruct
 from recon.report import write_report
 from recon.result import Result
 from recon.sample import sample_scan
+from recon.slices import Trust
 
 BUDGET = Trust(slices=1, replicas=4, hold_out=True)
 """What a demo can afford on two cores; `recon reconstruct` spends more on the noise map."""

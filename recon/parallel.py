@@ -14,8 +14,9 @@ import torch
 from recon.datasets import Scan
 from recon.datasets import open as open_file
 from recon.physics.errors import DataError
-from recon.pipeline import Plan, Trust
+from recon.pipeline import Plan
 from recon.prepare import Preparation
+from recon.slices import Trust
 from recon.spool import Spool
 
 _CHUNK = 8

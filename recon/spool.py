@@ -15,7 +15,7 @@ import torch
 from recon.datasets.atomic import atomic_path
 
 if TYPE_CHECKING:
-    from recon.pipeline import SliceResult
+    from recon.slices import SliceResult
 
 
 class Spool:
@@ -51,7 +51,7 @@ class Spool:
 
     def get(self, index: int) -> SliceResult | None:
         """Return a finished slice, or None."""
-        from recon.pipeline import SliceResult
+        from recon.slices import SliceResult
 
         path = self._folder / f"{index}.npz"
         if not path.exists():
@@ -73,6 +73,6 @@ class Spool:
         """
         self.make()
         text = json.dumps({"maps": list(item.maps), "metrics": item.metrics, "report": item.report})
-        arrays = {f"map_{name}": value.numpy() for name, value in item.maps.items()}
+        arrays: dict[str, Any] = {f"map_{name}": value.numpy() for name, value in item.maps.items()}
         with atomic_path(self._folder / f"{index}.npz", overwrite=True) as temporary, temporary.open("wb") as file:
             np.savez(file, image=item.image.numpy(), text=np.array(text), **arrays)

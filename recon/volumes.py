@@ -66,7 +66,8 @@ def as_slices(scan: Scan) -> tuple[Scan, int | None]:
     axis = decoupled_axis(scan)
     mask = scan.mask
     if mask is not None:
-        mask = np.broadcast_to(mask, (*mask.shape[:-3], *scan.spatial)).any(axis=mask.ndim - 3 + axis)
+        whole = np.broadcast_to(mask, (*mask.shape[:-3], *scan.spatial))
+        mask = np.asarray(whole.any(axis=mask.ndim - 3 + axis))
         if mask.ndim == 3:
             mask = np.repeat(mask, scan.spatial[axis], axis=0)
     readout = scan.readout_axis

@@ -12,7 +12,7 @@ from recon.demo import run_demo
 from recon.memory import PeakMemory
 from recon.models import registry
 from recon.physics.errors import OptionError, OutputError, ReconError
-from recon.pipeline import BASIC, Trust
+from recon.slices import BASIC, Trust
 from recon.sample import sample_scan
 
 

@@ -14,8 +14,8 @@ from recon.datasets.simulate import simulate_mri
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError, ShapeError
 from recon.physics.fft import fft_centred
-from recon.pipeline import BASIC, Trust
 from recon.prepare import Preparation, prepare
+from recon.slices import BASIC, Trust
 
 
 def phantom(shape: tuple[int, int] = (48, 40)) -> np.ndarray:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from recon.pipeline import Trust
     from recon.result import Result
+    from recon.slices import Trust
 
 _SHOWN = ("hold_out_error", "data_residual", "psnr", "ssim")
 
@@ -72,16 +72,16 @@ def run(args: argparse.Namespace) -> int:
             try:
                 rows.append(_one_file(path, target, args, pool, partial(_advance, bar, task)))
             except ReconError as error:
-                foreign = isinstance(error, FileFormatError) and not named  # a folder may hold other files
-                (left_out if foreign else failures).append(error)
+                not_a_scan = isinstance(error, FileFormatError) and not named  # a folder may hold other files
+                (left_out if not_a_scan else failures).append(error)
                 rows.append({"file": str(path), "output": None, "note": str(error)})
             bar.remove_task(task)
             bar.advance(files)
     _tell(rows, as_json=args.json)
-    for error in left_out:
-        print(f"recon: left out: {error}", file=sys.stderr)
-    for error in failures:
-        print(f"recon: {error}", file=sys.stderr)
+    for foreign in left_out:
+        print(f"recon: left out: {foreign}", file=sys.stderr)
+    for failure in failures:
+        print(f"recon: {failure}", file=sys.stderr)
     if not any(row["output"] for row in rows):
         if not failures:
             print(f"recon: {args.files[0]}: no file of a known format in the folder", file=sys.stderr)
@@ -159,7 +159,7 @@ def _one_file(
 
 
 def _trust(text: str) -> Trust:
-    from recon.pipeline import BASIC, Trust
+    from recon.slices import BASIC, Trust
 
     if text == "none":
         return BASIC

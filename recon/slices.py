@@ -1,0 +1,151 @@
+"""One slice: prepared, reconstructed, and judged by what its own data say."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from deepinv.models import Reconstructor
+from torch import Tensor
+
+from recon.datasets import Scan
+from recon.physics import MultiCoilMRI
+from recon.physics.errors import DataError
+from recon.prepare import Preparation, Problem, prepare
+from recon.trust import RESIDUAL_LIMIT, data_residual, g_factor, hold_out_error, noise_map, residual_map
+from recon.zoo import choose, load_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """How much is spent on saying how far the image can be trusted.
+
+    Parameters
+    ----------
+    slices
+        Number of slices, evenly spread, that get a hold-out error and a noise map; the data residual is
+        computed for all.
+    replicas
+        Noise draws for the noise map (pseudo-replica method); 0: none.
+    hold_out
+        Whether to leave out samples and predict them.
+    """
+
+    slices: int = 3
+    replicas: int = 8
+    hold_out: bool = True
+
+
+IN_IMAGE = ("uncertainty", "g_factor")  # maps that live in image space, the others in k-space
+FULL, BASIC = Trust(), Trust(slices=0, replicas=0, hold_out=False)
+
+
+@dataclass(kw_only=True, eq=False)
+class SliceResult:
+    """What one slice gives: image and maps ``(channel, y, x)``, figures, and what was done."""
+
+    image: Tensor
+    maps: dict[str, Tensor]
+    metrics: dict[str, float]
+    report: dict[str, Any]
+
+
+def reconstruct_slice(
+    scan: Scan, index: int, model: str | Reconstructor, how: Preparation, trust: Trust, seed: int
+) -> SliceResult:
+    """Reconstruct slice ``index`` and say how far it can be trusted; parameters as those of `recon.reconstruct`.
+
+    Raises
+    ------
+    DataError
+        The method gave values that are not finite, or the data cannot be used.
+    """
+    start = time.perf_counter()
+    problem = prepare(scan, index, how)
+    prepared = time.perf_counter()
+    name, why = (type(model).__name__, "given") if isinstance(model, Reconstructor) else (model, "asked for")
+    if name == "auto":
+        name, why = choose(problem)
+    method = model if isinstance(model, Reconstructor) else load_model(name)
+    with torch.no_grad():
+        x = method(problem.y, problem.physics)
+    if not torch.isfinite(x).all():
+        raise DataError(f"{name} gave values that are not finite in slice {index}", file=scan.source.path)
+    finished = time.perf_counter()
+    details = {key: float(value) for key, value in getattr(method, "details", {}).items()}
+    maps, metrics, warnings = _trusted(x, method, problem, trust, seed)
+    crop = _crop_to(scan, x)
+    report = {
+        "index": index,
+        "model": name,
+        "why": why,
+        "details": details,
+        "steps": problem.steps,
+        "notes": problem.notes,
+        "warnings": warnings,
+        "scale": problem.scale,
+        "seconds": {
+            "prepare": prepared - start,
+            "model": finished - prepared,
+            "trust": time.perf_counter() - finished,
+        },
+    }
+    return SliceResult(
+        image=crop(x[0] * problem.scale).cpu(),
+        maps={key: (crop(value) if key in IN_IMAGE else value).cpu() for key, value in maps.items()},
+        metrics=metrics,
+        report=report,
+    )
+
+
+def _trusted(
+    x: Tensor, method: Reconstructor, problem: Problem, trust: Trust, seed: int
+) -> tuple[dict[str, Tensor], dict[str, float], list[str]]:
+    """Return maps, figures and warnings that say how far the image of one slice can be trusted."""
+    maps: dict[str, Tensor] = {}
+    metrics: dict[str, float] = {}
+    warnings: list[str] = []
+    y, physics, sigma = problem.y, problem.physics, problem.sigma
+    complex_image = x.shape[1] != 1
+    if isinstance(physics, MultiCoilMRI):
+        maps["mask"] = physics.mask[0, 0].float()
+    if complex_image and sigma:
+        metrics["data_residual"] = float(data_residual(x, y, physics, sigma))
+        if metrics["data_residual"] > RESIDUAL_LIMIT:
+            warnings.append(
+                f"the image misses the data by {metrics['data_residual']:.2f} times the expected noise "
+                f"(limit {RESIDUAL_LIMIT}): coil maps, mask or regularisation may not fit"
+            )
+        if isinstance(physics, MultiCoilMRI):
+            maps["residual"] = residual_map(x, y, physics, sigma)[0]
+    if trust.hold_out and complex_image and isinstance(physics, MultiCoilMRI):
+        metrics["hold_out_error"] = hold_out_error(method, y, physics, seed=seed).error
+    if trust.replicas and sigma and isinstance(physics, MultiCoilMRI):
+        deviation = noise_map(_settled(method), y, physics, sigma, n=trust.replicas, seed=seed)[0]
+        maps["uncertainty"] = deviation * problem.scale
+        if complex_image:
+            maps["g_factor"] = g_factor(deviation[None], physics, sigma)[0]
+    return maps, metrics, warnings
+
+
+def _settled(method: Reconstructor) -> Reconstructor:
+    """Return the method with the strength it chose for this slice, so that noise replicas don't choose anew."""
+    chosen = getattr(method, "details", {}).get("regularisation")
+    if chosen is None:
+        return method
+    settled = copy.copy(method)
+    settled.regularisation = chosen
+    return settled
+
+
+def _crop_to(scan: Scan, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Crop ``(..., y, x)`` centrally to the matrix that the file asks for, where it is the smaller one."""
+    height, width = x.shape[-2:]
+    if scan.matrix is not None and scan.trajectory is None:
+        height, width = (min(have, want) for have, want in zip((height, width), scan.matrix[-2:], strict=True))
+    top, left = x.shape[-2] // 2 - height // 2, x.shape[-1] // 2 - width // 2
+    return lambda image: image[..., top : top + height, left : left + width]
