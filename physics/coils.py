@@ -16,9 +16,9 @@ from recon.physics.layout import to_channels, to_complex
 from recon.physics.linalg import conjugate_gradient
 from recon.physics.sense import gram
 
-# Bytes of coil images that are worked on at once. On a processor a chunk stays in its cache; on an
-# accelerator a chunk only has to be large enough to fill it.
-_CHUNK_BYTES = {"cpu": 2 << 20}
+# Bytes of coil images that are worked on at once. On a processor a chunk stays in the caches of its cores, and its
+# buffers are small enough to come back from the allocator without new pages; an accelerator only has to be filled.
+_CHUNK_BYTES_A_THREAD = 2 << 20
 _CHUNK_BYTES_ELSEWHERE = 512 << 20
 
 
@@ -53,6 +53,7 @@ class CoilPhysics(LinearPhysics):
         if coil_chunk is not None and coil_chunk < 1:
             raise OptionError("a chunk has at least one coil", found=coil_chunk)
         self.coil_chunk = coil_chunk
+        self._chunk = 1
         self._dims = tuple(range(-n_axes, 0))
         maps = self._checked_maps(coil_maps)
         self.register_buffer("coil_maps", maps)
@@ -81,7 +82,7 @@ class CoilPhysics(LinearPhysics):
     def normal(self, x: Complex[Tensor, "b *set_and_spatial"]) -> Complex[Tensor, "b *set_and_spatial"]:
         """`A_adjoint_A` on complex images, ``(b, *spatial)`` or ``(b, set, *spatial)``; the same shape comes back."""
         sets = self._in_layout(self._with_sets(x))
-        return gram(sets, self.coil_maps, self._gram_mask, self._gram_dims, self._chunk()).reshape(x.shape)
+        return gram(sets, self.coil_maps, self._gram_mask, self._gram_dims, self._chunk).reshape(x.shape)
 
     def A_adjoint_A(
         self, x: Float[Tensor, "b channel *spatial"], **parameters: Any
@@ -166,17 +167,13 @@ class CoilPhysics(LinearPhysics):
         self._gram_mask = None if factors is None else torch.view_as_real(self._in_layout(factors))
         self.coil_maps = self._in_layout(self.coil_maps)
         self.img_size = (2 * self.n_sets, *self.spatial)
+        cpu = self.coil_maps.device.type == "cpu"
+        room = _CHUNK_BYTES_A_THREAD * torch.get_num_threads() if cpu else _CHUNK_BYTES_ELSEWHERE
+        fitting = room // (math.prod(self.spatial) * self.coil_maps.element_size())
+        self._chunk = self.coil_chunk or max(1, fitting)
 
     def _in_layout(self, x: Tensor) -> Tensor:
         """Keep the axes that `normal` transforms contiguous in memory: FFTs across rows take long."""
         constant = [dim for dim in self._dims if dim not in self._gram_dims]
         order = [*range(x.ndim - len(self._dims)), *(x.ndim + dim for dim in (*constant, *self._gram_dims))]
         return x.permute(order).contiguous().permute([order.index(axis) for axis in range(x.ndim)])
-
-    def _chunk(self) -> int:
-        """Coil images worked on at once."""
-        if self.coil_chunk is not None:
-            return self.coil_chunk
-        maps = self.coil_maps
-        image = math.prod(self.spatial) * maps.element_size()
-        return max(1, _CHUNK_BYTES.get(maps.device.type, _CHUNK_BYTES_ELSEWHERE) // image)

@@ -156,7 +156,7 @@ class MultiCoilMRI(CoilPhysics):
             raise ShapeError(
                 "k-space that does not fit the coil maps", found=tuple(k.shape), expected=tuple(self.coil_maps.shape)
             )
-        x = combined(self.coil_maps, k, self._phase_k, self._dims, self._chunk())
+        x = combined(self.coil_maps, k, self._phase_k, self._dims, self._chunk)
         return self._without_sets(x * self._phase_m.conj())
 
     def _checked_mask(self, mask: Tensor, maps: Tensor) -> Tensor:
@@ -189,6 +189,8 @@ class MultiCoilMRI(CoilPhysics):
             self._phase_m, self._phase_k = centring_phases(self.spatial, maps.dtype, maps.device)
         varies = [not torch.equal(mask, mask.narrow(dim, 0, 1).expand_as(mask)) for dim in self._dims]
         dims = tuple(dim for dim, v in zip(self._dims, varies, strict=True) if v)
+        if not dims and not bool(mask.all()):
+            dims = self._dims[-1:]  # constant, but not sampled in some batch element
         for dim in set(self._dims) - set(dims):
             mask = mask.narrow(dim, 0, 1)
         self._set_gram(gram_mask(mask.to(maps.real.dtype), dims) if dims else None, dims)

@@ -157,7 +157,8 @@ def chunks(b: int, coil: int, chunk: int) -> Iterator[tuple[slice, list[slice]]]
     rows = max(1, chunk // coil)
     for start in range(0, b, rows):
         i = slice(start, min(start + rows, b))
-        step = max(1, chunk // (i.stop - i.start))
+        most = max(1, chunk // (i.stop - i.start))
+        step = math.ceil(coil / math.ceil(coil / most))  # even groups: the last one has work for all threads too
         yield i, [slice(c, min(c + step, coil)) for c in range(0, coil, step)]
 
 

@@ -169,6 +169,16 @@ def test_transforms_only_the_axes_along_which_the_mask_varies(monkeypatch):
     assert not lengths
 
 
+def test_a_batch_element_without_samples_gives_zero():
+    maps, _, x = random_scan(14, (6, 5), batch=2)
+    mask = torch.tensor([True, False])[:, None, None, None]
+    physics = MultiCoilMRI(maps, mask)
+    found = physics.A_adjoint_A(x)
+    torch.testing.assert_close(found[0], x[0])
+    assert not found[1].any()
+    assert not physics.A(x)[1].any()
+
+
 @pytest.mark.parametrize(("b", "coil", "chunk"), [(1, 16, 3), (5, 4, 9), (3, 4, 100), (2, 1, 1)])
 def test_chunks_cover_everything_once_and_keep_the_bound(b, coil, chunk):
     seen = np.zeros((b, coil), int)
