@@ -159,7 +159,7 @@ def _section(key: str, panel: Panel, content: Content) -> Markup:
         element("h2", panel.title),
         element("p", panel.meaning, class_="meaning"),
         *groups,
-        _colour_bar(panel),
+        _colour_bar(panel) if panel.key != "mask" else "",
         id=key,
         class_="panel main" if key == "images" else "panel",
     )

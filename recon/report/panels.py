@@ -177,8 +177,8 @@ def _trust_panels(
         build.panel(
             "g-factor",
             "g-factor",
-            "Noise amplification by the reconstruction, relative to full sampling with the same coils. "
-            "Methods that smooth can lie below 1.",
+            "Noise amplification beyond the root of the acceleration that a shorter scan costs anyway. Plain "
+            "SENSE has 1 or more; regularised methods can lie below, at the price of bias.",
             gain,
             Scale(0.0, highest([v[build.slices] for v in gain.values()], percentile=99.0), "viridis"),
             caption=_median_caption,
