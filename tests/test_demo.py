@@ -12,8 +12,8 @@ from recon.demo import run_demo
 from recon.memory import PeakMemory
 from recon.models import registry
 from recon.physics.errors import OptionError, OutputError, ReconError
-from recon.slices import BASIC, Trust
 from recon.sample import sample_scan
+from recon.slices import BASIC, Trust
 
 
 def test_sample_is_the_measured_scan(shared_data):
