@@ -256,5 +256,5 @@ def _compare_with_reference(plan: Plan, result: Result) -> None:
                 f"not compared: the file's reference is {tuple(reference.shape)}, the image {tuple(magnitude.shape)}"
             )
             return
-        for name, value in evaluate(magnitude[None], reference[None]).items():
+        for name, value in evaluate(magnitude[None], reference[None], level=None).items():
             result.metrics.setdefault(name, [math.nan] * len(wanted))[place] = float(value)

@@ -181,6 +181,22 @@ def test_whole_lines_are_left_out_and_never_the_centre(generator):
     assert (sum(part.int() for part in lines) <= 1).all()
 
 
+@pytest.mark.parametrize(("name", "folds"), [("random", 4), ("gaussian", 1)])
+def test_lines_are_few_and_take_several_folds(brain, name, folds):
+    _, physics, truth = brain
+    operator = MultiCoilMRI(physics.coil_maps, make_mask(name, (96, 80), 3))
+    left_out = []
+
+    def model(data, reduced):
+        left_out.append(operator.mask & ~reduced.mask)
+        return zero_filled(data, reduced)
+
+    result = hold_out_error(model, operator.A(to_channels(truth[None])), operator)
+    assert len(left_out) == folds
+    assert result.samples == sum(int(part.sum()) for part in left_out)
+    assert (sum(part.int() for part in left_out) <= 1).all()
+
+
 def test_samples_of_a_plane_and_of_a_full_scan(generator):
     mask = make_mask("poisson", (60, 60), 4, center=12)[None, None]
     part = _choose(mask, 0.1, 1, generator)[0]
