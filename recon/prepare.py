@@ -85,6 +85,9 @@ class Problem:
         Noise level (standard deviation of the real part) in the units of ``y``; None where unknown.
     scale
         What the image must be multiplied by to be in the units of the file.
+    intensity
+        ``(set, *spatial)``: what each pixel must be multiplied by too. Whitened coils see each pixel by another
+        factor than the coils of the file, and maps of the file need not have unit norm.
     steps, notes
         What was done, and what a reader should know.
     """
@@ -93,6 +96,7 @@ class Problem:
     physics: MultiCoilMRI | NonCartesianMRI
     sigma: float | None
     scale: float
+    intensity: Tensor
     steps: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -109,9 +113,9 @@ def prepare(scan: Scan, index: int, how: Preparation) -> Problem:
     steps: list[str] = []
     notes = list(scan.notes)
     k = torch.from_numpy(scan.slice(index)).to(device)[None]
-    k, sigma = _whitened(k, scan, how, steps)
+    k, mixing, sigma = _whitened(k, scan, how, steps)
     if scan.trajectory is not None:
-        return _prepare_noncartesian(k, scan, index, how, sigma, steps, notes)
+        return _prepare_noncartesian(k, mixing, scan, index, how, sigma, steps, notes)
 
     sampled, from_file = scan.sampling(index)
     mask = torch.from_numpy(np.array(sampled)).to(device)[None, None]
@@ -119,22 +123,22 @@ def prepare(scan: Scan, index: int, how: Preparation) -> Problem:
         steps.append(f"mask taken from the zeros in k-space: {sampled.mean():.1%} sampled")
     k = k * mask
     k, mask = _without_oversampling(k, mask, scan, steps)
-    k, compression = _compressed(k, mask, how, steps)
-    maps = _given_maps(scan, index, compression, k) if scan.coil_maps is not None else None
-    if maps is None:
+    k, mixing = _compressed(k, mask, mixing, how, steps)
+    if scan.coil_maps is None:
         maps = _estimated_maps(k, mask, how, steps, notes)
+        intensity = _seen_unmixed(maps, mixing)
     else:
+        maps, intensity = _given_maps(scan, index, mixing, k)
         steps.append("coil maps taken from the file")
     if sigma is None:
         sigma = _estimated_noise(k, mask, steps, notes)
-    physics = MultiCoilMRI(maps, mask)
-    return _scaled(k, physics, sigma, steps, notes)
+    return _scaled(k, MultiCoilMRI(maps, mask), intensity, sigma, steps, notes)
 
 
-def _whitened(k: Tensor, scan: Scan, how: Preparation, steps: list[str]) -> tuple[Tensor, float | None]:
-    """Decorrelate the coils' noise; the mean noise power over coils, and so the image's units, stay."""
+def _whitened(k: Tensor, scan: Scan, how: Preparation, steps: list[str]) -> tuple[Tensor, Tensor, float | None]:
+    """Decorrelate the coils' noise, its mean power kept; return the matrix that did it too."""
     if how.whiten == "none" or (how.whiten == "auto" and scan.noise is None):
-        return k, None
+        return k, torch.eye(k.shape[1], dtype=k.dtype, device=k.device), None
     if scan.noise is not None:
         covariance = noise_covariance(torch.from_numpy(scan.noise).to(k.device))
         origin = "the noise scan"
@@ -144,7 +148,7 @@ def _whitened(k: Tensor, scan: Scan, how: Preparation, steps: list[str]) -> tupl
     power = torch.diagonal(covariance, dim1=-2, dim2=-1).real.mean()
     matrix = whitening_matrix(covariance) * power.sqrt()
     steps.append(f"noise whitened by {origin}")
-    return whiten(k, matrix), float((power / 2).sqrt())
+    return whiten(k, matrix), matrix, float((power / 2).sqrt())
 
 
 def _without_oversampling(k: Tensor, mask: Tensor, scan: Scan, steps: list[str]) -> tuple[Tensor, Tensor]:
@@ -162,16 +166,24 @@ def _without_oversampling(k: Tensor, mask: Tensor, scan: Scan, steps: list[str])
     return k, along.expand(shape)
 
 
-def _compressed(k: Tensor, mask: Tensor, how: Preparation, steps: list[str]) -> tuple[Tensor, Tensor | None]:
+def _compressed(k: Tensor, mask: Tensor, mixing: Tensor, how: Preparation, steps: list[str]) -> tuple[Tensor, Tensor]:
+    """Compress the coils; the matrix comes back with the compression on top."""
     coils = k.shape[1]
     if how.coils is None or how.coils >= coils:
-        return k, None
+        return k, mixing
     compressed, matrix, kept = compress_svd(k, mask, how.coils)
     steps.append(f"{coils} coils compressed to {how.coils}, {kept:.2%} of the energy kept")
-    return compressed, matrix
+    return compressed, matrix @ mixing
 
 
-def _given_maps(scan: Scan, index: int, compression: Tensor | None, k: Tensor) -> Tensor:
+def _seen_unmixed(maps: Tensor, mixing: Tensor) -> Tensor:
+    """Norm over the file's coils of maps ``(1, set, virtual, *spatial)`` of mixed ones: the intensity that is lost."""
+    unmixed = torch.einsum("cv,sv...->sc...", torch.linalg.pinv(mixing), maps[0])
+    return torch.linalg.vector_norm(unmixed, dim=1)
+
+
+def _given_maps(scan: Scan, index: int, mixing: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the maps of the file as the mixed coils see them, with unit norm, and the intensity this takes away."""
     assert scan.coil_maps is not None
     maps = torch.from_numpy(np.array(scan.coil_maps[index], dtype=np.complex64)).to(k.device)
     spatial = k.shape[2:]
@@ -185,9 +197,10 @@ def _given_maps(scan: Scan, index: int, compression: Tensor | None, k: Tensor) -
         )
     if not torch.isfinite(torch.view_as_real(maps)).all():
         raise DataError("the coil maps have values that are not finite", file=scan.source.path)
-    if compression is not None:
-        maps = torch.einsum("vc,sc...->sv...", compression, maps)
-    return maps[None]
+    maps = torch.einsum("vc,sc...->sv...", mixing, maps)
+    norm = torch.linalg.vector_norm(maps, dim=1)
+    intensity = torch.where(norm > 0, 1 / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)
+    return (maps * intensity[:, None])[None], intensity
 
 
 def _estimated_maps(k: Tensor, mask: Tensor, how: Preparation, steps: list[str], notes: list[str]) -> Tensor:
@@ -218,6 +231,7 @@ def _estimated_noise(k: Tensor, mask: Tensor, steps: list[str], notes: list[str]
 def _scaled(
     k: Complex64[Tensor, "1 coil *k"],
     physics: MultiCoilMRI | NonCartesianMRI,
+    intensity: Tensor,
     sigma: float | None,
     steps: list[str],
     notes: list[str],
@@ -235,6 +249,7 @@ def _scaled(
         physics=physics,
         sigma=None if sigma is None else sigma / scale,
         scale=scale,
+        intensity=intensity,
         steps=steps,
         notes=notes,
     )
@@ -264,6 +279,7 @@ def _density(points: bytes, axes: int, matrix: tuple[int, ...]) -> Tensor:
 
 def _prepare_noncartesian(
     k: Tensor,
+    mixing: Tensor,
     scan: Scan,
     index: int,
     how: Preparation,
@@ -286,7 +302,8 @@ def _prepare_noncartesian(
         density = torch.from_numpy(np.array(scan.density[pick] if scan.density.ndim == 2 else scan.density))
     density = density.to(k.device, torch.float32)
     every = torch.ones(1, 1, k.shape[-1], dtype=torch.bool, device=k.device)
-    k, _ = _compressed(k, every, how, steps)
+    k, mixing = _compressed(k, every, mixing, how, steps)
     maps = _estimated_maps(*_gridded_coils(k, points, density, matrix), how, steps, notes)
     steps.append("coil maps from the gridded centre of k-space")
-    return _scaled(k, NonCartesianMRI(maps, points, density=density), sigma, steps, notes)
+    physics = NonCartesianMRI(maps, points, density=density)
+    return _scaled(k, physics, _seen_unmixed(maps, mixing), sigma, steps, notes)

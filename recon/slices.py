@@ -95,7 +95,7 @@ def reconstruct_slice(
         },
     }
     return SliceResult(
-        image=crop(x[0] * problem.scale).cpu(),
+        image=crop(x[0] * problem.scale * _of_channels(problem.intensity, x.shape[1])).cpu(),
         maps={key: (crop(value) if key in IN_IMAGE else value).cpu() for key, value in maps.items()},
         metrics=metrics,
         report=report,
@@ -126,10 +126,17 @@ def _trusted(
         metrics["hold_out_error"] = hold_out_error(method, y, physics, seed=seed).error
     if trust.replicas and sigma and isinstance(physics, MultiCoilMRI):
         deviation = noise_map(_settled(method), y, physics, sigma, n=trust.replicas, seed=seed)[0]
-        maps["uncertainty"] = deviation * problem.scale
+        maps["uncertainty"] = deviation * problem.scale * _of_channels(problem.intensity, 1)[0]
         if complex_image:
             maps["g_factor"] = g_factor(deviation[None], physics, sigma)[0]
     return maps, metrics, warnings
+
+
+def _of_channels(intensity: Tensor, channels: int) -> Tensor:
+    """Intensity of each channel: two a set of maps, or one for a magnitude image, where the strongest set counts."""
+    if channels == 1:
+        return intensity.amax(dim=0, keepdim=True)
+    return intensity.repeat_interleave(2, dim=0)
 
 
 def _settled(method: Reconstructor) -> Reconstructor:

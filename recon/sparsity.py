@@ -42,7 +42,10 @@ class SparseDetails:
     def _factor(self, c: Float[Tensor, "part b set *spatial"]) -> Float[Tensor, "b set *spatial"]:
         """1 - t / |c|, at least 0."""
         tiny = torch.finfo(c.dtype).tiny
-        magnitude = torch.linalg.vector_norm(c, dim=0)
+        if c.requires_grad:
+            magnitude = torch.linalg.vector_norm(c, dim=0)  # its gradient at 0 is 0
+        else:
+            magnitude = c[0].square().addcmul_(c[1], c[1]).sqrt_()  # eight times faster
         factor = 1 - self.threshold / magnitude.clamp_min(max(self.threshold, tiny))
         low = torch.ones_like(factor[self._low])
         if not factor.requires_grad:

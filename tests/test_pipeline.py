@@ -180,3 +180,17 @@ def test_real_scans_give_the_figures_they_should(shared_data) -> None:
         scan = recon.datasets.open(shared_data / "mri" / "kspace" / name)
         sets[name] = prepare(scan, 0, Preparation()).physics.n_sets
     assert sets == {"brain-smallfov-8ch.cfl": 2, "brain-full-8ch.cfl": 1}
+
+
+@pytest.mark.parametrize("whiten", ["auto", "none"])
+@pytest.mark.parametrize("coils", [None, 6])
+def test_whitening_and_compression_leave_the_intensities_of_full_data(whiten: str, coils: int | None) -> None:
+    scan = simulated(coils=8, mask="full", acceleration=1.0, center=None, snr=1e4, correlation=0.5)
+    result = reconstruct(scan, model="zero-filled", whiten=whiten, coils=coils)
+    assert close(result, scan) < (0.01 if coils is None else 0.1)
+
+
+def test_maps_of_another_norm_give_the_image_in_their_units() -> None:
+    simulation = simulate_mri(phantom(), coils=4, mask="full", acceleration=1.0, snr=1e4)
+    scan = replace(simulation.scan, coil_maps=2 * np.stack([simulation.coil_maps[0]]))
+    assert close(reconstruct(scan, model="zero-filled"), scan, factor=0.5) < 0.01
