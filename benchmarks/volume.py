@@ -45,7 +45,7 @@ bart join 13 $(seq -f 'x%g' 0 $(( $SLICES - 1 ))) volume
 
 
 def head(n: int) -> np.ndarray:
-    """Draw an ellipsoid with smaller ones in it, ``(slice, y, x)``: smooth regions and edges, none like its neighbour."""
+    """Draw ``(slice, y, x)``: an ellipsoid with smaller ones in it, no slice like its neighbour."""
     rng = np.random.default_rng(0)
     grids = np.meshgrid(*(np.linspace(-1, 1, s) for s in (n, *SHAPE)), indexing="ij")
     volume = np.zeros((n, *SHAPE), np.float32)

@@ -120,14 +120,17 @@ def _one_file(
     pool: ProcessPoolExecutor | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
+    from recon.datasets import Image
     from recon.datasets.atomic import check_target
+    from recon.datasets.writers import find_writer
     from recon.parallel import Job, fill_spool
     from recon.pipeline import execute
     from recon.prepare import Preparation
 
     if args.resume and target.exists():
         return {"file": str(path), "output": str(target), "note": "there already"}
-    report = target.with_name(target.name.removesuffix(args.ending).removesuffix(target.suffix) + ".html")
+    ending = next(e for e in find_writer(target, Image).endings if target.name.lower().endswith(e))
+    report = target.with_name(target.name[: -len(ending)] + ".html")
     for output in (target, report) if args.report else (target,):
         check_target(output, overwrite=args.overwrite)
     job = Job(
