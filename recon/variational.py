@@ -87,7 +87,7 @@ def penalised(
         Measurements that do not fit the operator.
     """
     check_measurements(y, physics)
-    sigmas = _noise_levels(physics, y.shape[0])
+    sigmas = noise_levels(physics, y.shape[0])
     images, details = [], {}
     for index in range(y.shape[0]):
         y_i, physics_i = single(y, physics, index)
@@ -170,7 +170,8 @@ def _scale(b: Complex[Tensor, "1 set *spatial"]) -> float:
     return float(magnitude.kthvalue(max(1, round(0.999 * magnitude.numel()))).values)
 
 
-def _noise_levels(physics: CoilOperator, batch: int) -> list[float] | None:
+def noise_levels(physics: CoilOperator, batch: int) -> list[float] | None:
+    """Noise level of each image of a batch by the operator's noise model; None where it does not say one above 0."""
     sigma = getattr(physics.noise_model, "sigma", None)
     if sigma is None:
         return None
