@@ -127,8 +127,9 @@ def evaluate(
 
     result = {name: float(value) for name, value in figures(sums.sum(axis=0)).items()}
     if level is not None:
-        sums = sums[(sums[:, 1] > 0) & (sums[:, 4] > 0)]  # blocks of nothing but air say nothing
-        for name, values in figures(_resample(sums, seed).sum(axis=1)).items():
+        totals = _resample(sums, seed).sum(axis=1)
+        totals = totals[(totals[:, 1] > 0) & (totals[:, 4] > 0)]  # draws of nothing but air have no relative error
+        for name, values in figures(totals).items():
             result[f"{name}_low"], result[f"{name}_high"] = _percentiles(values, level)
     return result
 

@@ -133,3 +133,12 @@ def test_what_cannot_be_compared(error, image, reference, options):
 def test_one_value_has_no_interval():
     with pytest.raises(DataError):
         bootstrap_interval([1.0])
+
+
+def test_intervals_hold_the_figure_where_most_is_air(rng):
+    """Blocks of air belong to the frame: leaving them out of the draws would judge another image."""
+    reference = np.zeros((64, 64))
+    reference[20:40, 24:44] = 1 + rng.random((20, 20))
+    figures = evaluate(reference + 0.01 * rng.standard_normal((64, 64)) * (reference > 0), reference)
+    for name in ("psnr", "ssim", "nmse", "hfen"):
+        assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
