@@ -21,6 +21,10 @@ from recon.physics.sense import gram
 _CHUNK_BYTES_A_THREAD = 2 << 20
 _CHUNK_BYTES_ELSEWHERE = 512 << 20
 
+# glibc gives freed memory back to the system, and getting new pages for every buffer can take longer than its FFT.
+# Once it has freed a block of this size (never touched, so that it costs nothing) it keeps up to twice as much.
+torch.empty(31 << 20, dtype=torch.uint8)
+
 
 class CoilPhysics(LinearPhysics):
     r"""Operator :math:`y_c = E \sum_s S_{s,c}\, x_s` whose :math:`E^H E` is a multiplication between two FFTs.
