@@ -5,12 +5,22 @@ from __future__ import annotations
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
+from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d
 
 from recon.wavelets import Wavelets
+
+_POOL = {1: avg_pool1d, 2: avg_pool2d, 3: avg_pool3d}
 
 
 class SparseDetails:
     r"""Proximal map of :math:`t \sum |\Psi x|` over the detail coefficients; the low-pass part is not penalised.
+
+    A coefficient c is multiplied by :math:`\max(0, 1 - t / |c|)`. Reweighted, the factor is
+
+    .. math:: \max\bigl(0, 1 - (t / s)^{3/2}\bigr), \quad s^2 = \tfrac12 |c|^2 + \tfrac12 \overline{|c|^2},
+
+    the mean taken over 3 neighbours an axis: p-shrinkage with p = 1/2 [1]_, which takes less from strong coefficients
+    as reweighting does [2]_, and lets neighbours, which are strong together along edges, decide together [3]_.
 
     Parameters
     ----------
@@ -18,12 +28,24 @@ class SparseDetails:
         Orthogonal, so that the proximal map is a threshold of the coefficients.
     threshold
         t.
+    reweighted
+        See above; no longer the proximal map of a convex function.
     seed
         Shifts the wavelets by another random amount at each call; None: never.
+
+    References
+    ----------
+    .. [1] Chartrand, Fast algorithms for nonconvex compressive sensing: MRI reconstruction from very few data,
+       ISBI 2009.
+    .. [2] Candès, Wakin, Boyd, Enhancing sparsity by reweighted l1 minimization, J Fourier Anal Appl 14, 2008.
+    .. [3] Cai, Silverman, Incorporating information on neighbouring coefficients into wavelet estimation,
+       Sankhya B 63, 2001.
     """
 
-    def __init__(self, wavelets: Wavelets, threshold: float, *, seed: int | None = None) -> None:
-        self.wavelets, self.threshold = wavelets, threshold
+    def __init__(
+        self, wavelets: Wavelets, threshold: float, *, reweighted: bool = False, seed: int | None = None
+    ) -> None:
+        self.wavelets, self.threshold, self.reweighted = wavelets, threshold, reweighted
         self._period = 2**wavelets.levels
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._low = (..., *(slice(0, n) for n in wavelets.low))
@@ -40,13 +62,14 @@ class SparseDetails:
         return torch.complex(*self.wavelets.synthesis(c, shift))
 
     def _factor(self, c: Float[Tensor, "part b set *spatial"]) -> Float[Tensor, "b set *spatial"]:
-        """1 - t / |c|, at least 0."""
-        tiny = torch.finfo(c.dtype).tiny
-        if c.requires_grad:
-            magnitude = torch.linalg.vector_norm(c, dim=0)  # its gradient at 0 is 0
-        else:
-            magnitude = c[0].square().addcmul_(c[1], c[1]).sqrt_()  # eight times faster
-        factor = 1 - self.threshold / magnitude.clamp_min(max(self.threshold, tiny))
+        power = c[0].square().addcmul(c[1], c[1])
+        if self.reweighted:
+            pool = _POOL[len(self.wavelets.spatial)]
+            power = 0.5 * (power + pool(power, 3, stride=1, padding=1))
+        # Never 0 under the root, whose derivative is not finite there.
+        least = max(self.threshold**2, torch.finfo(c.dtype).tiny)
+        ratio = self.threshold * power.clamp_min(least).rsqrt()
+        factor = 1 - (ratio * ratio.sqrt() if self.reweighted and self.threshold else ratio)
         low = torch.ones_like(factor[self._low])
         if not factor.requires_grad:
             factor[self._low] = low

@@ -75,7 +75,7 @@ def error(x, truth):
 def test_l1_solution_meets_the_optimality_conditions():
     _, y, physics = measure(0.02, random_mask(), dtype=torch.complex128)
     strength = 0.02
-    x = to_complex(L1Wavelet(strength, iterations=200, cycle_spinning=False)(y, physics))
+    x = to_complex(L1Wavelet(strength, reweighted=False, iterations=200, cycle_spinning=False)(y, physics))
     W = Wavelets(SHAPE, dtype=torch.float64)
     gradient = to_complex(physics.A_adjoint(physics.A(to_channels(x)) - y))
 
@@ -132,7 +132,7 @@ def test_no_strength_is_chosen_where_there_is_no_noise_to_suppress():
 def test_gradients_reach_the_measurements():
     _, y, physics = measure(0.02, random_mask(), dtype=torch.complex128)
     y.requires_grad_()
-    for model in (L1Wavelet(0.02, iterations=3), CGSense(3)):
+    for model in (L1Wavelet(0.02, iterations=3), L1Wavelet(0.02, reweighted=False, iterations=3), CGSense(3)):
         (gradient,) = torch.autograd.grad(model(y, physics).square().sum(), y)
         direction = torch.randn_like(y) * physics.mask
         h = 1e-6
