@@ -170,6 +170,7 @@ class Worker:
         self.process.start()
 
     def __call__(self, work: str) -> tuple[float, np.ndarray]:
+        """Do the work; seconds and image."""
         self.orders.send(work)
         return self.orders.recv()
 
