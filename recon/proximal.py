@@ -90,27 +90,23 @@ class TGVProx:
         self.p: Tensor
         self.q: Tensor
         self.x: Tensor
-        self.balance: Tensor
 
     def __call__(self, z: Image) -> Image:
         """Denoise ``z``."""
         if self.w is None:
             self.x = z
-            # Fields are as large as the image's steps, dual fields as the weight: the steps of both are balanced so
-            # that neither has further to go.
-            size, weight = z.abs().flatten(1).amax(1), self.weight.flatten(1).amax(1)
-            self.balance = (
-                (size / (_BALANCE * weight).clamp_min(torch.finfo(z.dtype).tiny))
-                .clamp(1, 30)
-                .reshape(-1, *(1,) * (z.ndim - 1))
-            )
             self.p, self.w = torch.zeros_like(gradient(z)), torch.zeros_like(gradient(z))
             self.q = torch.zeros_like(symmetric_gradient(self.w))
         x, w, p, q = self.x, self.w, self.p, self.q
+        # Fields are as large as the image's steps, dual fields as the weight: the steps of both are balanced so that
+        # neither has further to go.
+        size, weight = z.abs().flatten(1).amax(1), self.weight.flatten(1).amax(1)
+        balance = size / (_BALANCE * weight).clamp_min(torch.finfo(z.dtype).tiny)
+        balance = balance.clamp(1, 30).reshape(-1, *(1,) * (z.ndim - 1))
         # Norm of K = [grad, -1; 0, E], with |E| <= |grad|.
         a = _gradient_norm_squared(z)
         norm = math.sqrt(a + 0.5 + math.sqrt(a + 0.25))
-        tau, sigma = self.balance / norm, 1 / (self.balance * norm)
+        tau, sigma = balance / norm, 1 / (balance * norm)
         x_bar, w_bar = x, w
         for _ in range(self.iterations + self.calls // _MORE_AFTER):
             p = project(without_far_edge(gradient(x_bar).sub_(w_bar)).mul_(sigma).add_(p), self.weight)

@@ -36,12 +36,14 @@ from recon.regularisation import (
 _KAPPA = 0.4
 _REFERENCE_NOISE = 0.01
 _SEARCH_START, _SEARCH_ITERATIONS = 0.02, 15
+_FIRST, _FALL = 0.01, 0.7  # relative weight of the first iteration, and its fall from one to the next
 _TYPICAL = 0.002  # relative weight where nothing can be left out
 
 
 class Prox(Protocol):
     """A proximal map that is iterated, and goes on where its last call stopped."""
 
+    weight: Float[Tensor, "b 1 *spatial"]
     calls: int
 
     def __call__(self, z: Float[Tensor, "b channel *spatial"]) -> Float[Tensor, "b channel *spatial"]:
@@ -58,7 +60,7 @@ def penalised(
     physics: CoilOperator,
     make_prox: MakeProx,
     *,
-    weight: float | None,
+    regularisation: float | None,
     max_iter: int,
     tol: float,
 ) -> tuple[Float[Tensor, "b channel *spatial"], dict[str, float]]:
@@ -70,7 +72,7 @@ def penalised(
         Measurements and their operator.
     make_prox
         Of R.
-    weight
+    regularisation
         :math:`\lambda` for data scaled so that the zero-filled image's 99.9th percentile is 1; None: see the module.
     max_iter, tol
         Stop after so many iterations, or once the image changes by less than ``tol`` of itself.
@@ -78,7 +80,7 @@ def penalised(
     Returns
     -------
     tuple
-        The images, and what was done: ``regularisation`` (as ``weight``) and ``iterations``; those of further images
+        The images, and what was done: ``regularisation`` and ``iterations``; those of further images
         of a batch with their number.
 
     Raises
@@ -91,7 +93,7 @@ def penalised(
     images, details = [], {}
     for index in range(y.shape[0]):
         y_i, physics_i = single(y, physics, index)
-        relative = weight
+        relative = regularisation
         if relative is None and sigmas is not None:
             relative = noise_weight(y_i, physics_i, sigmas[index])
         if relative is None:
@@ -104,23 +106,27 @@ def penalised(
 
 
 def noise_weight(y: Complex[Tensor, "1 coil *samples"], physics: CoilOperator, sigma: float) -> float:
-    r"""Weight for a noise level, by the rule of the module, for data scaled to a zero-filled image of 1.
-
-    The trace of :math:`A^H A` is found by one random probe [Hutchinson 1989].
-    """
+    """Weight for a noise level, by the rule of the module, for data scaled to a zero-filled image of 1."""
     b = backprojection(y, physics)
-    generator = torch.Generator().manual_seed(0)
-    signs = 2 * torch.randint(0, 2, (2, *b.shape), generator=generator).to(y.device, y.real.dtype) - 1
-    probe = torch.complex(signs[0], signs[1])
-    image = physics.normal(probe)
-    trace = float(torch.linalg.vecdot(probe.flatten(), image.flatten()).real) / 2
-    seen = max(int((image != 0).sum()), 1)
-    scale = _scale(b)
+    scale = image_scale(b)
     if scale == 0:
         return 0.0
     # b, in whose units the scale is, grows with the square of the operator, the noise of y seen in it only once.
     noise = sigma * math.sqrt(largest_eigenvalue(physics)) / scale
-    return _KAPPA * sigma * math.sqrt(trace / seen) / scale * (noise / _REFERENCE_NOISE) ** (1 / 3)
+    return _KAPPA * backprojected_noise(physics, sigma, b) / scale * (noise / _REFERENCE_NOISE) ** (1 / 3)
+
+
+def backprojected_noise(physics: CoilOperator, sigma: float, like: Complex[Tensor, "1 set *spatial"]) -> float:
+    r"""Find the standard deviation of the real part of :math:`A^H n` over the pixels that the coils see.
+
+    The trace of :math:`A^H A` is found by one random probe [Hutchinson 1989].
+    """
+    generator = torch.Generator().manual_seed(0)
+    signs = 2 * torch.randint(0, 2, (2, *like.shape), generator=generator).to(like.device, like.real.dtype) - 1
+    probe = torch.complex(signs[0], signs[1])
+    image = physics.normal(probe)
+    trace = float(torch.linalg.vecdot(probe.flatten(), image.flatten()).real) / 2
+    return sigma * math.sqrt(max(trace, 0.0) / max(int((image != 0).sum()), 1))
 
 
 def _weight_by_hold_out(y: Tensor, physics: CoilOperator, make_prox: MakeProx) -> float:
@@ -141,10 +147,12 @@ def _minimise(
     b = backprojection(y, physics)
     tiny = torch.finfo(b.real.dtype).tiny
     step = 1 / max(largest_eigenvalue(physics), tiny)
-    weight = step * relative * _scale(b) * inner_pixels(physics.coil_maps).to(b.real.dtype)
+    weight = step * relative * image_scale(b) * inner_pixels(physics.coil_maps).to(b.real.dtype)
     prox = make_prox(weight)
 
     def on_channels(z: Tensor) -> Tensor:
+        # Strong first: what is missing is filled from the large structures down to the small ones.
+        prox.weight = weight * max(1.0, _FIRST / max(relative, tiny) * _FALL**prox.calls)
         return to_complex(prox(to_channels(z).contiguous()))
 
     x = fista(physics.normal, b, on_channels, step, max_iter=max_iter, tol=tol)
@@ -164,7 +172,7 @@ def inner_pixels(maps: Complex[Tensor, "b set coil *spatial"]) -> Bool[Tensor, "
     return inner
 
 
-def _scale(b: Complex[Tensor, "1 set *spatial"]) -> float:
+def image_scale(b: Complex[Tensor, "1 set *spatial"]) -> float:
     """99.9th percentile of the zero-filled image."""
     magnitude = torch.linalg.vector_norm(b, dim=1).flatten()
     return float(magnitude.kthvalue(max(1, round(0.999 * magnitude.numel()))).values)

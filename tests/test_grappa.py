@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recon.models import registry
 from recon.models.grappa import GRAPPA, find_lattice, grappa
-from recon.physics import MultiCoilMRI
+from recon.physics import MultiCoilMRI, NonCartesianMRI
 from recon.physics.errors import CalibrationError, MaskError, OptionError, ShapeError
 from recon.physics.layout import to_complex
 
@@ -214,7 +214,10 @@ def test_mask_that_does_not_fit():
         grappa(torch.ones(1, 4, 40, 48, dtype=torch.complex64), lines(48, 40, 2))
 
 
-def test_volumes_are_refused():
+def test_volumes_and_trajectories_are_refused():
+    radial = NonCartesianMRI(torch.ones(1, 2, 8, 8, dtype=torch.complex64), torch.rand(30, 2) * 8 - 4)
+    with pytest.raises(ShapeError, match="cg-sense"):
+        GRAPPA()(torch.ones(1, 2, 30, dtype=torch.complex64), radial)
     maps = torch.ones(1, 2, 4, 8, 8, dtype=torch.complex64)
     physics = MultiCoilMRI(maps, three_d=True)
     with pytest.raises(ShapeError, match="cg-sense"):

@@ -175,7 +175,7 @@ def test_default_strength_is_near_the_best(name):
     default = psnr(model(y, physics), truth)
     chosen = model.details["regularisation"]
     assert default > psnr(physics.A_adjoint(y), truth) + 8
-    others = [psnr(registry[name](weight=chosen * factor)(y, physics), truth) for factor in (0.3, 3)]
+    others = [psnr(registry[name](regularisation=chosen * factor)(y, physics), truth) for factor in (0.3, 3)]
     assert default > max(others) - 0.7
 
 

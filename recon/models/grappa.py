@@ -15,7 +15,7 @@ from recon.physics import MultiCoilMRI
 from recon.physics.errors import CalibrationError, MaskError, OptionError, ShapeError
 from recon.physics.layout import to_channels
 from recon.physics.linalg import conjugate_gradient
-from recon.regularisation import check_measurements
+from recon.regularisation import CoilOperator, check_measurements
 from recon.variational import noise_levels
 
 _MOST_ACCELERATION = 8
@@ -248,7 +248,7 @@ class GRAPPA(Reconstructor):
         self.kernel, self.regularisation = kernel, regularisation
         self.details: dict[str, float] = {}
 
-    def forward(self, y: Complex[Tensor, "b coil *spatial"], physics: MultiCoilMRI) -> Float[Tensor, "b channel y x"]:
+    def forward(self, y: Complex[Tensor, "b coil *samples"], physics: CoilOperator) -> Float[Tensor, "b channel y x"]:
         """Reconstruct.
 
         Parameters

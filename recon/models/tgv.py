@@ -24,16 +24,16 @@ class TotalGeneralisedVariation(Reconstructor):
 
     Parameters
     ----------
-    weight
+    regularisation
         :math:`\lambda` for data scaled so that the zero-filled image's 99.9th percentile is 1. None: from the
         operator's noise level (see `recon.variational`), or from left-out samples where that is not known.
     max_iter, tol
         Stop after so many iterations, or once the image changes by less than ``tol`` of itself.
     """
 
-    def __init__(self, weight: float | None = None, *, max_iter: int = 60, tol: float = 1e-3) -> None:
+    def __init__(self, regularisation: float | None = None, *, max_iter: int = 80, tol: float = 3e-4) -> None:
         super().__init__()
-        self.weight, self.max_iter, self.tol = weight, max_iter, tol
+        self.regularisation, self.max_iter, self.tol = regularisation, max_iter, tol
         self.details: dict[str, float] = {}
 
     @torch.no_grad()
@@ -54,5 +54,7 @@ class TotalGeneralisedVariation(Reconstructor):
         ShapeError
             Measurements that do not fit the operator.
         """
-        x, self.details = penalised(y, physics, TGVProx, weight=self.weight, max_iter=self.max_iter, tol=self.tol)
+        x, self.details = penalised(
+            y, physics, TGVProx, regularisation=self.regularisation, max_iter=self.max_iter, tol=self.tol
+        )
         return x
