@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recon.datasets import Scan
 from recon.physics import MultiCoilMRI
-from recon.physics.errors import DataError
+from recon.physics.errors import DataError, MaskError
 from recon.prepare import Preparation, Problem, prepare
 from recon.trust import RESIDUAL_LIMIT, data_residual, g_factor, hold_out_error, noise_map, residual_map
 from recon.zoo import choose, load_model
@@ -123,7 +123,10 @@ def _trusted(
         if isinstance(physics, MultiCoilMRI):
             maps["residual"] = residual_map(x, y, physics, sigma)[0]
     if trust.hold_out and complex_image and isinstance(physics, MultiCoilMRI):
-        metrics["hold_out_error"] = hold_out_error(method, y, physics, seed=seed).error
+        try:
+            metrics["hold_out_error"] = hold_out_error(method, y, physics, seed=seed).error
+        except MaskError as error:  # GRAPPA and partial Fourier need their whole pattern
+            warnings.append(f"no hold-out error, because samples left out make another pattern: {error.problem}")
     if trust.replicas and sigma and isinstance(physics, MultiCoilMRI):
         deviation = noise_map(_settled(method), y, physics, sigma, n=trust.replicas, seed=seed)[0]
         maps["uncertainty"] = deviation * problem.scale * _of_channels(problem.intensity, 1)[0]
