@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from recon import models
-from recon.physics.errors import OptionError
+from recon.physics.errors import MaskError, OptionError
 
 if TYPE_CHECKING:
     from deepinv.models import Reconstructor
@@ -31,6 +32,7 @@ def load_model(name: str) -> Reconstructor:
 
 def choose(problem: Problem) -> tuple[str, str]:
     """Return the name of the model for a prepared slice, and why."""
+    from recon.models.pocs import partial_axis
     from recon.physics import MultiCoilMRI
 
     physics = problem.physics
@@ -38,6 +40,9 @@ def choose(problem: Problem) -> tuple[str, str]:
         return "cg-sense", "samples off the grid"
     if bool(physics.mask.all()):
         return "zero-filled", "fully sampled: the coil-combined inverse Fourier transform is the image"
+    with suppress(MaskError):  # partial Fourier with gaps in it is undersampling
+        if partial_axis(physics.mask) is not None:
+            return "pocs", "partial Fourier, complete otherwise"
     return "l1-wavelet", "undersampled"
 
 

@@ -118,6 +118,13 @@ def test_auto_takes_full_data_as_they_are_and_regularises_what_is_missing() -> N
     assert part.provenance["model"]["why"]
 
 
+def test_auto_fills_partial_fourier() -> None:
+    scan = simulated(mask="partial_fourier", acceleration=1.6, center=None)
+    filled, zeros = reconstruct(scan, model="auto"), reconstruct(scan, model="zero-filled")
+    assert filled.provenance["model"]["name"] == "pocs"
+    assert close(filled, scan) < 0.7 * close(zeros, scan)
+
+
 @pytest.mark.parametrize("readout", [-1, -2, -3])
 def test_3d_scans_are_decoupled_along_the_readout(readout: int) -> None:
     """A volume measured at once gives what its decoupled slices give, in z, y, x order."""
