@@ -150,11 +150,13 @@ def _filled(
     if acs is None:
         if lattice.calibration is None:
             raise CalibrationError("there is no calibration block to fit GRAPPA's kernel to", cure=_CURE)
-        acs = kspace[(..., *(slice(*ends) for ends in lattice.calibration))]
+        rows, columns = lattice.calibration
+        acs = kspace[..., slice(*rows), slice(*columns)]
     if regularisation is None:
         power = float(acs.abs().square().mean())
         regularisation = _DEFAULT if sigma is None or power == 0 else _WEAKER * 2 * sigma**2 / power
-    size = tuple(kernel[0] if step > 1 else kernel[1] for step in lattice.step)
+    y_size, x_size = (kernel[0] if step > 1 else kernel[1] for step in lattice.step)
+    size = (y_size, x_size)
     W = _fitted(acs, lattice.step, size, regularisation)
     predicted = _predicted(kspace, lattice, size, W)
     for axis in (0, 1):  # nothing is known beyond the sampled part of k-space
