@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import EllipsisType
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -22,3 +25,8 @@ def to_complex(x: Float[Tensor, "b channel *spatial"]) -> Complex[Tensor, "b set
 def to_channels(x: Complex[Tensor, "b set *spatial"]) -> Float[Tensor, "b channel *spatial"]:
     """``2 * set`` real channels of a complex image; a view where there is one set."""
     return torch.view_as_real(x.resolve_conj()).movedim(-1, 2).flatten(1, 2)
+
+
+def last_axes(slices: Iterable[slice]) -> tuple[EllipsisType | slice, ...]:
+    """Index the last axes of a tensor, one slice an axis."""
+    return (..., *slices)

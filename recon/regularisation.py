@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recon.physics import MultiCoilMRI, NonCartesianMRI
 from recon.physics.errors import ShapeError
-from recon.physics.layout import to_complex
+from recon.physics.layout import last_axes, to_complex
 from recon.physics.linalg import max_eigenvalue
 
 _CORE = 8  # side of the centre of k-space that always stays: its few samples hold most of the energy
@@ -67,7 +67,7 @@ def leave_out(
         return Split(y[..., ~left], shorter, lambda x: _mean_square(probe.expand(x) - measured))
     mask = physics.mask
     outside = mask.clone()
-    outside[(..., *(slice(max(n // 2 - _CORE // 2, 0), n // 2 + _CORE // 2) for n in physics.spatial))] = False
+    outside[last_axes(slice(max(n // 2 - _CORE // 2, 0), n // 2 + _CORE // 2) for n in physics.spatial)] = False
     left = _some(outside, fraction, generator)
     if left is None:
         return None

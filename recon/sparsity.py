@@ -7,15 +7,17 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d
 
+from recon.physics.layout import last_axes
 from recon.wavelets import Wavelets
 
 _POOL = {1: avg_pool1d, 2: avg_pool2d, 3: avg_pool3d}
 
 
 class SparseDetails:
-    r"""Proximal map of :math:`t \sum |\Psi x|` over the detail coefficients; the low-pass part is not penalised.
+    r"""Proximal map of :math:`\gamma\lambda \sum |\Psi x|` over the detail coefficients, the low-pass ones left alone.
 
-    A coefficient c is multiplied by :math:`\max(0, 1 - t / |c|)`. Reweighted, the factor is
+    A coefficient c is multiplied by :math:`\max(0, 1 - t / |c|)` with :math:`t = \gamma\lambda`.
+    Reweighted, the factor is
 
     .. math:: \max\bigl(0, 1 - (t / s)^{3/2}\bigr), \quad s^2 = \tfrac12 |c|^2 + \tfrac12 \overline{|c|^2},
 
@@ -26,8 +28,8 @@ class SparseDetails:
     ----------
     wavelets
         Orthogonal, so that the proximal map is a threshold of the coefficients.
-    threshold
-        t.
+    strength
+        :math:`\lambda`.
     reweighted
         See above; no longer the proximal map of a convex function.
     seed
@@ -43,14 +45,14 @@ class SparseDetails:
     """
 
     def __init__(
-        self, wavelets: Wavelets, threshold: float, *, reweighted: bool = False, seed: int | None = None
+        self, wavelets: Wavelets, strength: float, *, reweighted: bool = False, seed: int | None = None
     ) -> None:
-        self.wavelets, self.threshold, self.reweighted = wavelets, threshold, reweighted
+        self.wavelets, self.strength, self.reweighted = wavelets, strength, reweighted
         self._period = 2**wavelets.levels
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-        self._low = (..., *(slice(0, n) for n in wavelets.low))
+        self._low = last_axes(slice(0, n) for n in wavelets.low)
 
-    def __call__(self, x: Complex[Tensor, "b set *spatial"]) -> Complex[Tensor, "b set *spatial"]:
+    def __call__(self, x: Complex[Tensor, "b set *spatial"], gamma: float) -> Complex[Tensor, "b set *spatial"]:
         """Apply the map."""
         d = len(self.wavelets.spatial)
         shift = None
@@ -58,18 +60,18 @@ class SparseDetails:
             shift = torch.randint(self._period, (d,), generator=self._generator).tolist()
         parts = torch.view_as_real(x).movedim(-1, 0).contiguous()
         c = self.wavelets.analysis(parts, shift)
-        c = c * self._factor(c)
+        c = c * self._factor(c, self.strength * gamma)
         return torch.complex(*self.wavelets.synthesis(c, shift))
 
-    def _factor(self, c: Float[Tensor, "part b set *spatial"]) -> Float[Tensor, "b set *spatial"]:
+    def _factor(self, c: Float[Tensor, "part b set *spatial"], threshold: float) -> Float[Tensor, "b set *spatial"]:
         power = c[0].square().addcmul(c[1], c[1])
         if self.reweighted:
             pool = _POOL[len(self.wavelets.spatial)]
             power = 0.5 * (power + pool(power, 3, stride=1, padding=1))
         # Never 0 under the root, whose derivative is not finite there.
-        least = max(self.threshold**2, torch.finfo(c.dtype).tiny)
-        ratio = self.threshold * power.clamp_min(least).rsqrt()
-        factor = 1 - (ratio * ratio.sqrt() if self.reweighted and self.threshold else ratio)
+        least = max(threshold**2, torch.finfo(c.dtype).tiny)
+        ratio = threshold * power.clamp_min(least).rsqrt()
+        factor = 1 - (ratio * ratio.sqrt() if self.reweighted and threshold else ratio)
         low = torch.ones_like(factor[self._low])
         if not factor.requires_grad:
             factor[self._low] = low
@@ -79,7 +81,7 @@ class SparseDetails:
         return torch.where(inside, 1, factor)
 
     def penalty(self, x: Complex[Tensor, "b set *spatial"]) -> Float[Tensor, "b"]:
-        r"""Sum of the magnitudes of the detail coefficients, without shift and without t."""
+        r"""Sum of the magnitudes of the detail coefficients, without shift and without strength."""
         c = self.wavelets.analysis(torch.view_as_real(x).movedim(-1, 0).contiguous())
         magnitude = torch.linalg.vector_norm(c, dim=0)
         return magnitude.flatten(1).sum(1) - magnitude[self._low].flatten(1).sum(1)

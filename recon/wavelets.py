@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from recon.physics.errors import OptionError, ShapeError
+from recon.physics.layout import last_axes
 
 _SHORTEST = 8  # an axis is halved only while its low-pass part keeps this many samples
 _MOST_LEVELS = 4
@@ -131,8 +133,8 @@ class Wavelets:
             x = _along_axes(whole, transposed)
         return x
 
-    def _corner(self, level: int) -> tuple[object, ...]:
-        return (..., *(slice(0, n) for n in self.sizes[level]))
+    def _corner(self, level: int) -> tuple[EllipsisType | slice, ...]:
+        return last_axes(slice(0, n) for n in self.sizes[level])
 
     def _check(self, x: Tensor) -> None:
         if tuple(x.shape[-len(self.spatial) :]) != self.spatial:

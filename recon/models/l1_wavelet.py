@@ -9,10 +9,10 @@ from deepinv.models import Reconstructor
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from recon.fista import fista
 from recon.models import registry
 from recon.physics import MultiCoilMRI, NonCartesianMRI
-from recon.physics.layout import to_channels
+from recon.physics.layout import last_axes, to_channels
+from recon.pogm import pogm
 from recon.regularisation import (
     Split,
     backprojection,
@@ -25,7 +25,7 @@ from recon.regularisation import (
 from recon.sparsity import SparseDetails
 from recon.wavelets import Wavelets
 
-_SEARCH_ITERATIONS = 20  # a strength; each starts from the one before
+_SEARCH_ITERATIONS = 16  # a strength; each starts from the one before
 _AVERAGED = 8  # last images whose mean is taken under cycle spinning
 
 
@@ -34,7 +34,7 @@ class L1Wavelet(Reconstructor):
     r"""Compressed sensing with wavelets, :math:`\min_x \tfrac12 \|Ax - y\|^2 + \lambda \|\Psi x\|_1` [Lustig 2007].
 
     :math:`\Psi` are the detail coefficients of orthogonal Daubechies wavelets; each complex coefficient counts by its
-    magnitude, each set of coil maps by itself. FISTA with restart, and with the wavelets shifted at random in each
+    magnitude, each set of coil maps by itself. POGM with restart, and with the wavelets shifted at random in each
     iteration, which leaves no blocks [Figueiredo, Nowak 2003; as in BART]. By default the norm is reweighted: strong
     coefficients, and those with strong neighbours, are shrunk less (see `recon.sparsity.SparseDetails`).
 
@@ -61,7 +61,7 @@ class L1Wavelet(Reconstructor):
         *,
         reweighted: bool = True,
         order: int = 4,
-        iterations: int = 50,
+        iterations: int = 40,
         cycle_spinning: bool = True,
         seed: int = 0,
     ) -> None:
@@ -117,9 +117,9 @@ class L1Wavelet(Reconstructor):
         average: int = 1,
     ) -> Tensor:
         seed = self.seed if self.cycle_spinning else None
-        prox = SparseDetails(wavelets, strength * step, reweighted=self.reweighted, seed=seed)
+        prox = SparseDetails(wavelets, strength, reweighted=self.reweighted, seed=seed)
         b = backprojection(y, physics)
-        return fista(physics.normal, b, prox, step, x0=x0, max_iter=iterations, average=average)
+        return pogm(physics.normal, b, prox, step, x0=x0, max_iter=iterations, average=average)
 
     def _chosen(
         self, y: Tensor, physics: MultiCoilMRI | NonCartesianMRI, wavelets: Wavelets, step: float
@@ -146,7 +146,7 @@ class L1Wavelet(Reconstructor):
 def _typical_detail(b: Complex[Tensor, "1 set *spatial"], wavelets: Wavelets) -> float:
     """Estimate the spread of the finest detail coefficients' parts, robust against edges [Donoho 1995]."""
     c = wavelets.analysis(torch.view_as_real(b).movedim(-1, 0).contiguous())
-    finest = c[(..., *(slice(n, None) for n in wavelets.sizes[min(1, wavelets.levels)]))]
+    finest = c[last_axes(slice(n, None) for n in wavelets.sizes[min(1, wavelets.levels)])]
     magnitude = torch.linalg.vector_norm(finest, dim=0).flatten()
     magnitude = magnitude[magnitude > 0]
     if magnitude.numel() == 0:

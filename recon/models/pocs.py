@@ -109,14 +109,13 @@ def _sparse(b: Tensor, physics: MultiCoilMRI, last: float, iterations: int) -> T
     norm = max(largest_eigenvalue(physics), torch.finfo(b.real.dtype).tiny)
     scale = image_scale(b) / norm
     wavelets = Wavelets(physics.spatial, dtype=b.real.dtype, device=b.device)
-    prox = SparseDetails(wavelets, 0.0, seed=0)
+    prox = SparseDetails(wavelets, 1.0, seed=0)
     x = b / norm
     first = max(_FIRST, last)
     for turn in range(1, iterations + 1):
-        prox.threshold = scale * first * (last / first) ** (turn / iterations)
-        x = prox(x)
+        x = prox(x, scale * first * (last / first) ** (turn / iterations))
         x = x + (b - physics.normal(x)) / norm
-    return prox(x)
+    return prox(x, scale * last)
 
 
 def partial_axis(mask: Bool[Tensor, "b 1 *spatial"]) -> int | None:

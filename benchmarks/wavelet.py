@@ -1,0 +1,267 @@
+r"""L1-wavelet to the same objective value against sigpy and BART: iterations and seconds.
+
+All solve :math:`\min_x \tfrac12 \|Ax - y\|^2 + \lambda \|Wx\|_1` by POGM with the same data, coil maps and lambda,
+all coefficients penalised (so do sigpy and BART), no random shifts. Against sigpy the wavelet is db4 with its number
+of levels, against BART dau2 (db2) with its. What is left of differences is the image's border: ours is periodic,
+sigpy's continued by zeros, BART's mirrored. So each has to come within 0.1 % of the least value of the objective with
+its own W, and how far its image is from the least value with our W stands beside it; W of sigpy and BART is theirs.
+
+A solver's time is that of a run from nothing with the number of iterations that takes it there. BART's is that of its
+command, on files in memory where the machine has such a folder; what reading and writing files of that size takes it
+(``bart scale``) is measured beside it and taken off in the second figure. All have the same threads.
+
+``python benchmarks/wavelet.py [--data FOLDER]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pywt
+import sigpy
+import sigpy.mri
+import torch
+from classical import DATA, brain
+from common import ratio, record, time_side_by_side
+from numpy import ndarray
+from torch import Tensor
+
+from recon.calibration.espirit import espirit
+from recon.physics import MultiCoilMRI
+from recon.pogm import pogm
+from recon.regularisation import backprojection, largest_eigenvalue
+from recon.sparsity import SparseDetails
+from recon.wavelets import Wavelets
+
+LAMBDA, TOLERANCE, MANY = 0.003, 1e-3, 300
+
+
+class SparseEverything(SparseDetails):
+    """Penalises the low-pass part too, as sigpy and BART do."""
+
+    def __init__(self, wavelets: Wavelets, threshold: float) -> None:
+        super().__init__(wavelets, threshold)
+        self._low = (..., *(slice(0, 0) for _ in wavelets.low))
+
+
+@dataclass
+class Case:
+    """Data, operator and objective; images are complex ``(y, x)``."""
+
+    name: str
+    y: Tensor
+    maps: Tensor
+    mask: Tensor
+    physics: MultiCoilMRI = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.physics = MultiCoilMRI(self.maps, self.mask)
+
+    def misfit(self, x: Tensor) -> float:
+        residual = (self.physics.expand(x[None]) - self.y) * self.physics.mask
+        return 0.5 * float(residual.abs().square().sum())
+
+    def objective(self, x: Tensor, penalty: Callable[[Tensor], float]) -> float:
+        return self.misfit(x) + LAMBDA * penalty(x)
+
+
+def simulated() -> Case:
+    """16 coils, 320x320, Poisson-disc 6x."""
+    shape, coils = (320, 320), 16
+    image = torch.from_numpy(sigpy.shepp_logan(shape)).to(torch.complex64)
+    maps = torch.from_numpy(sigpy.mri.birdcage_maps((coils, *shape))).to(torch.complex64)[None]
+    maps = maps / torch.linalg.vector_norm(maps, dim=1, keepdim=True)
+    mask = torch.from_numpy(np.abs(sigpy.mri.poisson(shape, 6, calib=(24, 24), seed=0)) > 0)
+    noise = torch.randn((1, coils, *shape), dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    y = (MultiCoilMRI(maps).expand(image[None]) + 0.01 * noise) * mask
+    return Case("16 coils 320x320, simulated", y, maps, mask)
+
+
+def measured(folder: Path) -> Case:
+    """8 coils, 230x180, a real brain, Poisson-disc 5x."""
+    k = brain(folder)
+    mask = torch.from_numpy(np.abs(sigpy.mri.poisson(k.shape[2:], 5, calib=(24, 24), seed=0)) > 0)
+    y = k * mask
+    maps = espirit(y, mask, sets=1).maps[:, 0]
+    return Case("8 coils 230x180, brain", y / MultiCoilMRI(maps).combine(k).abs().max(), maps, mask)
+
+
+def first_within(values: list[float], least: float) -> int:
+    """Return the number of iterations, counted from 1, from which on the objective stays within the tolerance."""
+    outside = [n for n, value in enumerate(values, 1) if value > (1 + TOLERANCE) * least]
+    return (outside[-1] if outside else 0) + 1
+
+
+class Ours:
+    """Our POGM with the wavelet and levels of a peer."""
+
+    def __init__(self, case: Case, order: int, levels: int) -> None:
+        self.case, self.order, self.levels = case, order, levels
+        self.prox = self.new_prox()
+
+    def new_prox(self) -> SparseEverything:
+        return SparseEverything(Wavelets(self.case.physics.spatial, order=self.order, levels=self.levels), LAMBDA)
+
+    def penalty(self, x: Tensor) -> float:
+        return float(self.prox.penalty(x[None, None]))
+
+    def run(self, iterations: int, seen: list[Tensor] | None = None) -> Tensor:
+        """Do everything that a call does: operator, wavelets, step, iterations."""
+        physics = MultiCoilMRI(self.case.maps, self.case.mask)
+        step = 1 / largest_eigenvalue(physics)
+        prox = self.new_prox()
+
+        def watched(z: Tensor, gamma: float) -> Tensor:
+            x = prox(z, gamma)
+            if seen is not None:
+                seen.append(x[0, 0])
+            return x
+
+        return pogm(physics.normal, backprojection(self.case.y, physics), watched, step, max_iter=iterations)[0, 0]
+
+    def iterates(self) -> list[Tensor]:
+        seen: list[Tensor] = []
+        self.run(MANY, seen)
+        return seen
+
+
+class Sigpy:
+    """sigpy's `L1WaveletRecon` with its defaults (db4)."""
+
+    def __init__(self, case: Case) -> None:
+        self.k, self.maps = case.y[0].numpy(), case.maps[0].numpy()
+        self.weights = case.mask.numpy().astype(np.float32)
+        self.transform = sigpy.linop.Wavelet(self.k.shape[1:], wave_name="db4")
+
+    def penalty(self, x: Tensor) -> float:
+        return float(np.abs(self.transform(x.numpy())).sum())
+
+    def app(self, iterations: int) -> sigpy.mri.app.L1WaveletRecon:
+        return sigpy.mri.app.L1WaveletRecon(
+            self.k, self.maps, LAMBDA, weights=self.weights, max_iter=iterations, show_pbar=False
+        )
+
+    def run(self, iterations: int) -> Tensor:
+        return torch.from_numpy(self.app(iterations).run())
+
+    def iterates(self) -> list[Tensor]:
+        app, seen = self.app(MANY), []
+        for _ in range(MANY):
+            app.alg.update()
+            seen.append(torch.from_numpy(app.x.copy()))
+        return seen
+
+
+class Bart:
+    """``bart pics -R W`` without random shifts and without scaling."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        self.folder, self.shape = folder, case.physics.spatial
+        self.write("k", case.y[0].permute(1, 2, 0)[:, :, None].numpy())
+        self.write("maps", case.maps[0].permute(1, 2, 0)[:, :, None].numpy())
+
+    def write(self, name: str, array: ndarray) -> None:
+        (self.folder / f"{name}.hdr").write_text("# Dimensions\n" + " ".join(map(str, array.shape)) + "\n")
+        array.astype(np.complex64).ravel(order="F").tofile(self.folder / f"{name}.cfl")
+
+    def read(self, name: str) -> ndarray:
+        return np.fromfile(self.folder / f"{name}.cfl", np.complex64)
+
+    def call(self, *arguments: str) -> None:
+        subprocess.run(["bart", *arguments], cwd=self.folder, check=True, capture_output=True)
+
+    def penalty(self, x: Tensor) -> float:
+        self.write("x", x.numpy())
+        self.call("wavelet", "-D", "3", "x", "c")
+        return float(np.abs(self.read("c")).sum())
+
+    def run(self, iterations: int) -> Tensor:
+        self.call("pics", "-n", "-w", "1", "-i", str(iterations), "-R", f"W:3:0:{LAMBDA}", "k", "maps", "out")
+        return torch.from_numpy(self.read("out").reshape(self.shape[::-1]).T.copy())
+
+    def files(self) -> None:
+        """Read and write of the size that `run` does, and the start of two programs less one."""
+        self.call("scale", "1", "k", "copy")
+
+    def iterates(self) -> list[Tensor]:
+        """Few of them: each is a run."""
+        return [self.run(n) for n in range(1, 80)]
+
+
+def compare(case: Case, ours: Ours, peer: Sigpy | Bart, name: str) -> dict[str, object]:
+    found: dict[str, tuple[int, float, float]] = {}
+    ours_values = [case.objective(x, ours.penalty) for x in ours.iterates()]
+    found["ours"] = (first_within(ours_values, min(ours_values)), min(ours_values), 0.0)
+    images = peer.iterates()
+    values = [case.objective(x, peer.penalty) for x in images]
+    least = min(values)
+    if isinstance(peer, Bart):
+        least = min(least, case.objective(peer.run(MANY), peer.penalty))
+    count = first_within(values, least)
+    found[name] = (count, least, case.objective(images[min(count, len(images)) - 1], ours.penalty))
+    mine = ours.run(found["ours"][0])
+    theirs = images[min(count, len(images)) - 1]
+    distance = float(torch.linalg.vector_norm(mine - theirs) / torch.linalg.vector_norm(theirs))
+
+    tasks: dict[str, Callable[[], object]] = {
+        "ours": lambda: ours.run(found["ours"][0]),
+        name: lambda: peer.run(count),
+    }
+    if isinstance(peer, Bart):
+        tasks["files"] = peer.files
+    seconds = time_side_by_side(tasks)
+    times = ratio(seconds[name], seconds["ours"])
+    print(f"{case.name}, against {name}")
+    for who, (n, objective, _) in found.items():
+        per = float(np.median(seconds[who]))
+        print(
+            f"  {who:6} {n:4} iterations {per:7.3f} s  {1e3 * per / n:6.1f} ms each   least objective {objective:.5f}"
+        )
+    excess = found[name][2] / min(ours_values) - 1
+    print(f"  its image by our objective: {100 * excess:+.2f} % of the least; images differ by {100 * distance:.2f} %")
+    print(f"  times faster: {times[0]:.2f} ({times[1]:.2f} to {times[2]:.2f})")
+    row: dict[str, object] = {
+        "case": case.name,
+        "peer": name,
+        "iterations": {who: n for who, (n, _, _) in found.items()},
+        "least_objective": {who: value for who, (_, value, _) in found.items()},
+        "peer_image_excess_by_our_objective": excess,
+        "image_distance": distance,
+        "seconds": seconds,
+        "times_faster": times,
+    }
+    if isinstance(peer, Bart):
+        net = ratio([a - b for a, b in zip(seconds[name], seconds["files"], strict=True)], seconds["ours"])
+        print(f"  times faster, its files taken off: {net[0]:.2f} ({net[1]:.2f} to {net[2]:.2f})")
+        row["times_faster_without_files"] = net
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", DATA)))
+    options = parser.parse_args()
+    memory = Path("/dev/shm")
+    rows = []
+    for case in (simulated(), measured(options.data)):
+        spatial = case.physics.spatial
+        rows.append(compare(case, Ours(case, 4, pywt.dwtn_max_level(spatial, "db4")), Sigpy(case), "sigpy"))
+        if shutil.which("bart") is None:
+            print("no bart here: not compared")
+            continue
+        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+            levels = int(np.log2(min(spatial) / 16))  # it halves down to 16
+            rows.append(compare(case, Ours(case, 2, levels), Bart(case, Path(folder)), "BART"))
+    record("wavelet", {"lambda": LAMBDA, "tolerance": TOLERANCE, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
