@@ -8,7 +8,8 @@ has noise of standard deviation :math:`\sigma_b = \sigma \sqrt{\operatorname{tr}
 with s the image's 99.9th percentile. Thresholding rules have the first two factors; the third says that a penalty on
 edges, which costs contrast, pays the more the noisier the data are. The two numbers were set on 20 cases: one raw scan
 and volumes of two organs, Poisson-disc and equispaced sampling, noise of 0.2 to 6 % of the image. In all of them the
-image is within 0.5 dB of the one of the best weight. Where the noise is not known, left-out samples choose.
+image is within 0.5 dB of the one of the best weight. Where the noise is neither known nor seen in outer k-space,
+left-out samples choose.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
+from recon.calibration import noise_level
+from recon.physics import MultiCoilMRI
+from recon.physics.errors import CalibrationError
 from recon.physics.layout import to_channels, to_complex
 from recon.regularisation import (
     CoilOperator,
@@ -34,7 +38,7 @@ from recon.regularisation import (
 
 _KAPPA = 0.4
 _REFERENCE_NOISE = 0.01
-_SEARCH_START, _SEARCH_ITERATIONS = 0.02, 15
+_SEARCH_START, _SEARCH_ITERATIONS = 0.02, 60
 _FIRST, _FALL = 0.01, 0.7  # relative weight of the first iteration, and its fall from one to the next
 _TYPICAL = 0.002  # relative weight where nothing can be left out
 
@@ -88,7 +92,7 @@ def penalised(
         Measurements that do not fit the operator.
     """
     check_measurements(y, physics)
-    sigmas = noise_levels(physics, y.shape[0])
+    sigmas = noise_levels(y, physics)
     images: list[Tensor] = []
     details: dict[str, float] = {}
     for index in range(y.shape[0]):
@@ -188,10 +192,18 @@ def image_scale(b: Complex[Tensor, "1 set *spatial"]) -> float:
     return float(magnitude.kthvalue(max(1, round(0.999 * magnitude.numel()))).values)
 
 
-def noise_levels(physics: CoilOperator, batch: int) -> list[float] | None:
-    """Noise level of each image of a batch by the operator's noise model; None where it does not say one above 0."""
+def noise_levels(y: Complex[Tensor, "b coil *samples"], physics: CoilOperator) -> list[float] | None:
+    """Noise level of each image of a batch: what the operator's noise model says, else what outer k-space says.
+
+    None where neither says one above 0.
+    """
     sigma = getattr(physics.noise_model, "sigma", None)
+    if sigma is None and isinstance(physics, MultiCoilMRI):
+        try:
+            sigma = noise_level(y, physics.mask)
+        except CalibrationError:
+            return None
     if sigma is None:
         return None
-    levels = torch.as_tensor(sigma, dtype=torch.float64).flatten().expand(batch).tolist()
+    levels = torch.as_tensor(sigma, dtype=torch.float64).flatten().expand(y.shape[0]).tolist()
     return levels if min(levels) > 0 else None

@@ -157,7 +157,7 @@ def test_images_of_a_batch_are_independent():
 def test_model_finds_the_image():
     k, maps, image = harmonic_scan(128, 96, dtype=torch.complex64)
     mask = lines(128, 96, 2)
-    model = registry["grappa"]()
+    model = registry["grappa"](regularisation=0.01)  # the noise of a white image cannot be told from it
     x = to_complex(model(k * mask, MultiCoilMRI(maps, mask)))[0, 0]
     assert model.details["acceleration"] == 2
     whole = to_complex(model(k, MultiCoilMRI(maps)))[0, 0]

@@ -242,7 +242,7 @@ class GRAPPA(Reconstructor):
     Parameters
     ----------
     kernel, regularisation
-        As in `grappa`; the noise level is the operator's.
+        As in `grappa`; the noise level is the operator's, or estimated from outer k-space.
     """
 
     def __init__(self, *, kernel: tuple[int, int] = (4, 5), regularisation: float | None = None) -> None:
@@ -270,7 +270,7 @@ class GRAPPA(Reconstructor):
         if not isinstance(physics, MultiCoilMRI) or physics.three_d:
             raise ShapeError("GRAPPA fills 2D Cartesian k-space", found=tuple(y.shape), cure=_CURE)
         check_measurements(y, physics)
-        sigmas = noise_levels(physics, y.shape[0])
+        sigmas = noise_levels(y, physics)
         masks = physics.mask.expand(y.shape[0], *physics.mask.shape[1:])
         full = torch.cat(
             [

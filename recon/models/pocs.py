@@ -44,7 +44,7 @@ class POCS(Reconstructor):
     ----------
     threshold
         Last threshold, for data scaled so that the zero-filled image's 99.9th percentile is 1. None: from the
-        operator's noise level; 0.003 where that is not known.
+        operator's noise level, or that of outer k-space; 0.003 where neither is known.
     iterations
         Number of turns.
     """
@@ -81,7 +81,7 @@ class POCS(Reconstructor):
             x = physics.combine(pocs(y * physics.mask, physics.mask, axis, self.iterations))
             return to_channels(x if physics.n_sets > 1 else x[:, None])
         self.details = {}
-        sigmas = noise_levels(physics, y.shape[0])
+        sigmas = noise_levels(y, physics)
         images = []
         for index in range(y.shape[0]):
             y_i, physics_i = single(y, physics, index)

@@ -24,7 +24,8 @@ class TotalVariation(Reconstructor):
     ----------
     regularisation
         :math:`\lambda` for data scaled so that the zero-filled image's 99.9th percentile is 1. None: from the
-        operator's noise level (see `recon.variational`), or from left-out samples where that is not known.
+        operator's noise level or that of outer k-space (see `recon.variational`), from left-out samples where neither
+        is known.
     max_iter, tol
         Stop after so many iterations, or once the image changes by less than ``tol`` of itself.
     """
