@@ -29,7 +29,7 @@ from recon.physics import MultiCoilMRI
 from recon.physics.layout import to_complex
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-METHODS = ("rss", "zero-filled", "cg-sense", "l1-wavelet")
+METHODS = ("rss", "zero-filled", "cg-sense", "tv", "tgv", "l1-wavelet")
 SIGPY_LAMBDA = {5: 0.003, 10: 0.002}  # found by hand, at unit image scale
 CALIBRATION = 24
 SCORES = ("inside", "masked", "frame")
