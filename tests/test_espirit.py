@@ -129,12 +129,12 @@ class TestMath:
         values[:, 0] = values[:, 1] + gap * (1 - values[:, 1])
         G = (Q * values[:, None]) @ Q.mH
         vectors, found = eigenmaps(G, 2)
-        big = values > 0.5
+        big = values > 0.6  # well above the floor of 0.5, below which first estimates are left as they are
         torch.testing.assert_close(
             found[big[:, :2]], values[:, :2][big[:, :2]], atol=1e-2, rtol=0
         )  # near-equal ones may be mixed up
         torch.testing.assert_close(vectors.mH @ vectors, torch.eye(2).expand(50, 2, 2).to(G), atol=1e-4, rtol=0)
-        clear = (values[:, 0] > 0.5) & (values[:, 0] - values[:, 1] > 0.02)
+        clear = (values[:, 0] > 0.6) & (values[:, 0] - values[:, 1] > 0.02)
         assert (angles(vectors[clear, :, 0], Q[clear, :, 0], dim=1) < 0.2).all()
 
     def test_eigenpairs_of_nothing(self) -> None:
