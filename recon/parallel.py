@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from recon.datasets import Scan
 from recon.datasets import open as open_file
 from recon.physics.errors import DataError
-from recon.pipeline import Plan
+from recon.pipeline import Plan, run_stored
 from recon.prepare import Preparation
 from recon.slices import Trust
 from recon.spool import Spool
-
-_CHUNK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +49,12 @@ class Job:
         return Plan(scan, self.model, self.how, self.slices, self.trust, self.seed)
 
 
-def workers(count: int) -> ProcessPoolExecutor:
-    """Start ``count`` processes that share the cores; torch's threads do not survive a fork, so they are spawned."""
-    threads = max(1, (os.cpu_count() or 1) // count)
-    return ProcessPoolExecutor(
-        count, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
-    )
-
-
 def fill_spool(pool: ProcessPoolExecutor, job: Job, plan: Plan, progress: Callable[[int, int], None]) -> None:
     """Let the workers reconstruct the slices of a job into its spool; the first error is raised."""
     Spool(job.spool, plan.key()).make()  # before the workers could race for it
     total = len(plan.wanted)
-    chunks = [tuple(plan.wanted[start : start + _CHUNK]) for start in range(0, total, _CHUNK)]
-    if len(chunks) < 4:  # too few to keep all workers busy
+    chunks = [tuple(plan.wanted[start : start + plan.GROUP]) for start in range(0, total, plan.GROUP)]
+    if len(chunks) == 1:  # one group would keep one worker busy
         chunks = [(index,) for index in plan.wanted]
     futures = [pool.submit(_work, job, chunk) for chunk in chunks]
     done = 0
@@ -94,5 +80,4 @@ def _work(job: Job, indices: tuple[int, ...]) -> None:
     plan = _held[1]
     store = Spool(job.spool, plan.key())
     for index in indices:
-        if store.get(index) is None:
-            store.put(index, plan.run(index))
+        run_stored(plan, store, index)

@@ -133,12 +133,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, spool: Path | None 
     store = None if spool is None else Spool(spool, plan.key())
     done: list[SliceResult] = []
     for count, index in enumerate(plan.wanted):
-        kept = None if store is None else store.get(index)
-        if kept is None:
-            kept = plan.run(index)
-            if store is not None:
-                store.put(index, kept)
-        done.append(kept)
+        done.append(plan.run(index) if store is None else run_stored(plan, store, index))
         if progress is not None:
             progress(count + 1, len(plan.wanted))
     result = _assemble(plan, done)
@@ -147,11 +142,29 @@ def execute(plan: Plan, *, progress: Progress | None = None, spool: Path | None 
     return result
 
 
+def run_stored(plan: Plan, store: Spool, index: int) -> SliceResult:
+    """Take a slice from the store, or reconstruct it and put it there."""
+    kept = store.get(index)
+    if kept is None:
+        leader = plan.leader(index)
+        first = store.get(leader) if leader != index else None
+        if first is not None:
+            plan.remember(leader, first)
+        kept = plan.run(index)
+        store.put(index, kept)
+    return kept
+
+
 class Plan:
-    """What is to be done to which slices of a scan; the slices are independent of each other.
+    """What is to be done to which slices of a scan.
+
+    Slices go in groups of neighbours; where a method searches for its strength, the first of a group does so for
+    all. Whoever runs a slice, in whatever order, gets the same image.
 
     Parameters are those of `reconstruct`.
     """
+
+    GROUP = 8
 
     def __init__(
         self,
@@ -172,6 +185,8 @@ class Plan:
             )
         self.wanted = _wanted(self.sliced, slices)
         self.checked = _spread(self.wanted, trust.slices)
+        self._leaders = {index: self.wanted[place - place % self.GROUP] for place, index in enumerate(self.wanted)}
+        self._reports: dict[int, dict[str, Any]] = {}
 
     def options(self) -> dict[str, Any]:
         """Return the options, JSON-serialisable."""
@@ -188,10 +203,27 @@ class Plan:
         """Return what a finished slice depends on."""
         return {"input": self.scan.source.sha256, "checked": sorted(self.checked), **self.options()}
 
+    def leader(self, index: int) -> int:
+        """Return the slice that searches for the group of ``index``."""
+        return self._leaders[index]
+
+    def remember(self, leader: int, item: SliceResult) -> None:
+        """Take a leader's result that was found elsewhere."""
+        self._reports[leader] = item.report
+
     def run(self, index: int) -> SliceResult:
         """Reconstruct one slice."""
-        trust = self.trust if index in self.checked else BASIC
-        return reconstruct_slice(self.sliced, index, self.model, self.how, trust, self.seed)
+        leader = self.leader(index)
+        if leader != index and leader not in self._reports:
+            self.remember(leader, self._reconstruct(leader, BASIC))
+        item = self._reconstruct(index, self.trust if index in self.checked else BASIC)
+        if leader == index:
+            self.remember(index, item)
+        return item
+
+    def _reconstruct(self, index: int, trust: Trust) -> SliceResult:
+        neighbour = None if self.leader(index) == index else self._reports[self.leader(index)]
+        return reconstruct_slice(self.sliced, index, self.model, self.how, trust, self.seed, neighbour)
 
 
 def _wanted(scan: Scan, slices: Sequence[int] | None) -> list[int]:
@@ -248,9 +280,10 @@ def _compare_with_reference(plan: Plan, result: Result) -> None:
     scan, wanted = plan.sliced, plan.wanted
     if scan.reference is None:
         return
+    magnitudes = result.magnitude
     for place, index in enumerate(wanted):
         reference = torch.from_numpy(np.asarray(scan.reference[index], dtype=np.float32))
-        magnitude = result.magnitude[place]
+        magnitude = magnitudes[place]
         if reference.shape != magnitude.shape:
             result.provenance["warnings"].append(
                 f"not compared: the file's reference is {tuple(reference.shape)}, the image {tuple(magnitude.shape)}"

@@ -59,7 +59,7 @@ class Result:
     @property
     def magnitude(self) -> Float[Tensor, "slice y x"]:
         """Magnitude image: root of the sum of squares over channels."""
-        return torch.linalg.vector_norm(self.image, dim=1)
+        return self.image.square().sum(dim=1).sqrt()
 
     @property
     def warnings(self) -> list[str]:

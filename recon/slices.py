@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +55,23 @@ class SliceResult:
 
 
 def reconstruct_slice(
-    scan: Scan, index: int, model: str | Reconstructor, how: Preparation, trust: Trust, seed: int
+    scan: Scan,
+    index: int,
+    model: str | Reconstructor,
+    how: Preparation,
+    trust: Trust,
+    seed: int,
+    neighbour: Mapping[str, Any] | None = None,
 ) -> SliceResult:
-    """Reconstruct slice ``index`` and say how far it can be trusted; parameters as those of `recon.reconstruct`.
+    """Reconstruct slice ``index`` and say how far it can be trusted.
+
+    Parameters
+    ----------
+    scan, index, model, how, trust, seed
+        As those of `recon.reconstruct`.
+    neighbour
+        Report of a slice nearby whose strength is to be taken, in proportion to the noise, where the method
+        would search for its own.
 
     Raises
     ------
@@ -71,6 +85,8 @@ def reconstruct_slice(
     if name == "auto":
         name, why = choose(problem)
     method = model if isinstance(model, Reconstructor) else load_model(name)
+    if neighbour is not None and neighbour["model"] == name:
+        method = _with_strength_of(neighbour, method, problem)
     with torch.no_grad():
         x = method(problem.y, problem.physics)
     if not torch.isfinite(x).all():
@@ -88,6 +104,7 @@ def reconstruct_slice(
         "notes": problem.notes,
         "warnings": warnings,
         "scale": problem.scale,
+        "sigma": problem.sigma,
         "seconds": {
             "prepare": prepared - start,
             "model": finished - prepared,
@@ -140,6 +157,17 @@ def _of_channels(intensity: Tensor, channels: int) -> Tensor:
     if channels == 1:
         return intensity.amax(dim=0, keepdim=True)
     return intensity.repeat_interleave(2, dim=0)
+
+
+def _with_strength_of(neighbour: Mapping[str, Any], method: Reconstructor, problem: Problem) -> Reconstructor:
+    """Return the method with a neighbour's strength; its own, where it does not search or was given one."""
+    strength = neighbour["details"].get("regularisation")
+    if not getattr(method, "searches", False) or method.regularisation is not None or strength is None:
+        return method
+    given = copy.copy(method)
+    noise = problem.sigma / neighbour["sigma"] if problem.sigma and neighbour["sigma"] else 1.0
+    given.regularisation = strength * noise
+    return given
 
 
 def _settled(method: Reconstructor) -> Reconstructor:

@@ -14,6 +14,7 @@ from recon.datasets.simulate import simulate_mri
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError, ShapeError
 from recon.physics.fft import fft_centred
+from recon.pipeline import Plan
 from recon.prepare import Preparation, prepare
 from recon.slices import BASIC, Trust
 
@@ -201,3 +202,15 @@ def test_maps_of_another_norm_give_the_image_in_their_units() -> None:
     simulation = simulate_mri(phantom(), coils=4, mask="full", acceleration=1.0, snr=1e4)
     scan = replace(simulation.scan, coil_maps=2 * np.stack([simulation.coil_maps[0]]))
     assert close(reconstruct(scan, model="zero-filled"), scan, factor=0.5) < 0.01
+
+
+def test_neighbours_share_the_strength_that_the_first_found() -> None:
+    volume = np.stack([phantom(), phantom() * 0.9])
+    scan = simulate_mri(volume, coils=4, mask="poisson", acceleration=2.0, center=16, snr=30.0).scan
+    plan = Plan(scan, "l1-wavelet", Preparation(), None, BASIC, 0)
+    alone = plan.run(1)  # has to ask the first slice itself
+    first, second = (item.report for item in (plan.run(0), plan.run(1)))
+    found, taken = (report["details"]["regularisation"] for report in (first, second))
+    assert taken == pytest.approx(found * second["sigma"] / first["sigma"])
+    assert alone.report["details"] == second["details"]
+    assert torch.equal(alone.image, plan.run(1).image)

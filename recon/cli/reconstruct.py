@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reconstruct every input; a bad one is listed in the end and does not stop the others."""
-    from recon.parallel import workers
+    from recon.workers import workers
 
     inputs = expand(args.files)
     targets = _targets([path for path, _ in inputs], args)

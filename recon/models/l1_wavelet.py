@@ -55,6 +55,8 @@ class L1Wavelet(Reconstructor):
         Of shifts and left-out samples.
     """
 
+    searches = True  # its strength, which takes most of the time: neighbouring slices may share it
+
     def __init__(
         self,
         regularisation: float | None = None,
