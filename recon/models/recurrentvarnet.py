@@ -1,0 +1,251 @@
+"""RecurrentVarNet: unrolled gradient descent in k-space with a recurrent regulariser in image space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from deepinv.models import Reconstructor
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from recon.models import registry
+from recon.models.convgru import RecurrentRegulariser, State, StateInitialiser
+from recon.models.scaling import unit_scale
+from recon.physics import MultiCoilMRI
+from recon.physics.errors import OptionError
+from recon.physics.fft import fft_centred, ifft_centred
+from recon.physics.layout import to_channels, to_complex
+from recon.physics.linalg import conjugate_gradient
+from recon.regularisation import check_measurements
+
+Initialiser = Literal["image", "kspace", "kspace-corner", "none"]
+_COMPLEX = 2  # real channels of a complex image
+_ITERATIONS = 10  # of the conjugate gradients of the ending data consistency
+
+
+@registry.register("recurrentvarnet")
+class RecurrentVarNet(Reconstructor):
+    r"""RecurrentVarNet [1]_: gradient steps in k-space, a convolutional recurrent regulariser in image space.
+
+    .. math:: k_{t+1} = k_t - \alpha_t M (k_t - y) + E(w_t), \quad w_t, h_{t+1} = H_t(R(k_t), h_t)
+
+    from :math:`k_0 = y`, with :math:`R` the combination of the coils' images and :math:`E` its adjoint. The state is
+    kept as coil images, :math:`F^H k_t`, in which the gradient step is the same and the transforms need no shifts.
+
+    Parameters
+    ----------
+    steps
+        T; 8 as published, 12 in the challenge entry.
+    hidden
+        Channels of the recurrent states.
+    layers
+        Convolutions with a gated unit in each step.
+    share_weights
+        One regulariser for all steps, T times fewer parameters; each step keeps its own step size.
+    initialiser
+        What the first state is made of: the combined ``image``, its k-space with DC in the middle (``kspace``) or at
+        index 0 (``kspace-corner``: the authors' code and its published weights), or nothing (``none``).
+    initialiser_scales
+        How many scales of the initialiser's features are put together.
+    noise_input
+        Show the regulariser the noise level as a further channel (0 where it is not known).
+    warm_start
+        Iterations of CG-SENSE that fill in the samples that are missing in :math:`k_0`; 0 as published.
+    data_consistency
+        End with :math:`\arg\min_x \|A x - y\|^2 + \lambda \|x - x_T\|^2`, :math:`\lambda` learned.
+    output
+        ``combined``: :math:`R(k_T)`, complex; ``rss``: root sum of squares of the coil images, one channel.
+    scale
+        Scale the data to a zero-filled image of 99.9th percentile 1; False for the authors' weights, which expect
+        k-space divided by its largest magnitude.
+    save_memory
+        Keep only the coil images and states between steps for the backward pass, and compute the rest again.
+
+    References
+    ----------
+    .. [1] Yiasemis et al., Recurrent Variational Network: A Deep Learning Inverse Problem Solver applied to the task of
+        Accelerated MRI Reconstruction, CVPR 2022.
+    """
+
+    learned = True
+
+    def __init__(
+        self,
+        steps: int = 8,
+        hidden: int = 128,
+        layers: int = 4,
+        *,
+        share_weights: bool = False,
+        initialiser: Initialiser = "kspace-corner",
+        initialiser_scales: int = 3,
+        noise_input: bool = False,
+        warm_start: int = 0,
+        data_consistency: bool = False,
+        output: Literal["combined", "rss"] = "combined",
+        scale: bool = True,
+        save_memory: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(steps, hidden, layers) < 1 or warm_start < 0:
+            raise OptionError(
+                "RecurrentVarNet has at least one step, layer and channel",
+                found=f"steps {steps}, hidden {hidden}, layers {layers}, warm_start {warm_start}",
+            )
+        self.hidden, self.layers, self.warm_start = hidden, layers, warm_start
+        self.noise_input, self.output, self.scale, self.save_memory = noise_input, output, scale, save_memory
+        self._initial_image = _INITIAL_IMAGE[initialiser]
+        in_channels = _COMPLEX + int(noise_input)
+        self.initialiser = (
+            None
+            if self._initial_image is None
+            else StateInitialiser(_COMPLEX, hidden, layers, scales=initialiser_scales)
+        )
+        self.regularisers = nn.ModuleList(
+            RecurrentRegulariser(in_channels, _COMPLEX, hidden, layers) for _ in range(1 if share_weights else steps)
+        )
+        self.step_sizes = nn.Parameter(torch.ones(steps))
+        self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
+
+    def forward(self, y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI) -> Float[Tensor, "b channel y x"]:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        y
+            K-space, zero where it is not sampled.
+        physics
+            Its operator; several sets of maps are regularised each by itself.
+
+        Raises
+        ------
+        OptionError
+            Physics that are not Cartesian MRI.
+        ShapeError
+            Measurements that do not fit the physics.
+        """
+        if not isinstance(physics, MultiCoilMRI) or physics.three_d:
+            raise OptionError(
+                "RecurrentVarNet reconstructs 2D Cartesian k-space",
+                found=type(physics).__name__,
+                cure="Take cg-sense or l1-wavelet",
+            )
+        check_measurements(y, physics)
+        unit = unit_scale(y, physics) if self.scale else torch.ones((), device=y.device)
+        scaled = y / unit
+        z = self._coil_images(scaled, physics, self._noise(unit, physics))
+        if self.output == "rss":
+            return torch.linalg.vector_norm(z, dim=1, keepdim=True) * unit
+        x = to_channels(_combined(physics.coil_maps, z))
+        if self.log_consistency is not None:
+            x = _consistent(x, scaled, physics, self.log_consistency.exp())
+        return x * unit
+
+    def _noise(self, unit: Tensor, physics: MultiCoilMRI) -> Tensor | None:
+        """Noise level in the scale of the network, (b | 1, 1, 1, 1)."""
+        if not self.noise_input:
+            return None
+        sigma = torch.as_tensor(getattr(physics.noise_model, "sigma", 0.0), dtype=unit.dtype, device=unit.device)
+        return sigma.reshape(-1, 1, 1, 1) / unit
+
+    def _coil_images(self, y: Tensor, physics: MultiCoilMRI, noise: Tensor | None) -> Complex[Tensor, "b coil y x"]:
+        """Run all steps; images of coils come back."""
+        maps = physics.coil_maps
+        z0 = ifft_centred(y * physics.mask, (-2, -1))
+        mask = torch.fft.ifftshift(physics.mask, (-2, -1))
+        z = z0 if self.warm_start == 0 else _filled_in(z0, y, physics, mask, self.warm_start)
+        state = self._first_state(_combined(maps, z0))
+        for t, step_size in enumerate(self.step_sizes):
+            regulariser = self.regularisers[t % len(self.regularisers)]
+            if self.save_memory and torch.is_grad_enabled():
+                z, state = checkpoint(
+                    _step, regulariser, step_size, z, state, z0, maps, mask, noise, use_reentrant=False
+                )
+            else:
+                z, state = _step(regulariser, step_size, z, state, z0, maps, mask, noise)
+        return z
+
+    def _first_state(self, image: Complex[Tensor, "b set y x"]) -> State:
+        b, sets, *size = image.shape
+        if self.initialiser is None or self._initial_image is None:
+            zero = image.real.new_zeros(b * sets, self.hidden, *size)
+            return [zero] * self.layers
+        return self.initialiser(_features(self._initial_image(image)))
+
+
+def _kspace_corner(image: Tensor) -> Tensor:
+    return torch.fft.fftn(image, dim=(-2, -1), norm="ortho")
+
+
+def _kspace(image: Tensor) -> Tensor:
+    return fft_centred(image, (-2, -1))
+
+
+def _image(image: Tensor) -> Tensor:
+    return image
+
+
+_INITIAL_IMAGE: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "image": _image,
+    "kspace": _kspace,
+    "kspace-corner": _kspace_corner,
+    "none": None,
+}
+
+
+def _step(
+    regulariser: nn.Module,
+    step_size: Tensor,
+    z: Complex[Tensor, "b coil y x"],
+    state: State,
+    z0: Complex[Tensor, "b coil y x"],
+    maps: Complex[Tensor, "#b set coil y x"],
+    mask: Tensor,
+    noise: Tensor | None,
+) -> tuple[Complex[Tensor, "b coil y x"], State]:
+    """One step on coil images."""
+    x = _combined(maps, z)
+    b, sets = x.shape[:2]
+    features = _features(x)
+    if noise is not None:
+        level = noise.expand(b, 1, 1, 1).repeat_interleave(sets, 0).expand(-1, 1, *x.shape[-2:])
+        features = torch.cat((features, level), 1).contiguous(memory_format=torch.channels_last)
+    w, state = regulariser(features, state)
+    update = to_complex(w.float() if w.dtype != x.real.dtype else w).reshape(x.shape)
+    gradient = torch.fft.ifftn(mask * torch.fft.fftn(z, dim=(-2, -1)), dim=(-2, -1)) - z0
+    return z - step_size * gradient + _expanded(maps, update), state
+
+
+def _combined(maps: Tensor, z: Complex[Tensor, "b coil y x"]) -> Complex[Tensor, "b set y x"]:
+    return (maps.conj() * z[:, None]).sum(2)
+
+
+def _expanded(maps: Tensor, x: Complex[Tensor, "b set y x"]) -> Complex[Tensor, "b coil y x"]:
+    return (maps * x[:, :, None]).sum(1)
+
+
+def _features(x: Complex[Tensor, "b set y x"]) -> Float[Tensor, "n 2 y x"]:
+    """Each set as an image of two channels, the channels last in memory."""
+    return torch.view_as_real(x.resolve_conj()).flatten(0, 1).movedim(-1, 1)
+
+
+def _filled_in(z0: Tensor, y: Tensor, physics: MultiCoilMRI, mask: Tensor, iterations: int) -> Tensor:
+    """Coil images whose missing samples are those of a CG-SENSE image."""
+    x = conjugate_gradient(physics.normal, to_complex(physics.A_adjoint(y)), max_iter=iterations, tol=0.0)
+    guess = _expanded(physics.coil_maps, x)
+    return z0 + torch.fft.ifftn(~mask * torch.fft.fftn(guess, dim=(-2, -1)), dim=(-2, -1))
+
+
+def _consistent(
+    x: Float[Tensor, "b channel y x"], y: Tensor, physics: MultiCoilMRI, weight: Tensor
+) -> Float[Tensor, "b channel y x"]:
+    """Solve the proximal problem of the data term; conjugate gradients are differentiated as they run."""
+    prior = to_complex(x)
+
+    def normal(v: Tensor) -> Tensor:
+        return physics.normal(v) + weight * v
+
+    right = to_complex(physics.A_adjoint(y)) + weight * prior
+    return to_channels(conjugate_gradient(normal, right, x0=prior, max_iter=_ITERATIONS, tol=0.0))

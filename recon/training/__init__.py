@@ -1,0 +1,1 @@
+"""Training in Lightning: examples, losses, the module, and the command ``recon train``."""

@@ -1,0 +1,227 @@
+"""Raw k-space simulated while a network trains: volumes in, examples out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+
+from recon.datasets.anatomy import Variation, Volume, draw_image
+from recon.datasets.coils import noise_covariance, random_loops, random_phase
+from recon.datasets.masks import make_mask
+from recon.datasets.random import child_generator
+from recon.physics.errors import DataError, OptionError
+from recon.physics.fft import fft_centred
+from recon.training.examples import PEAK, Example, make_example
+
+_SCENE, _SAMPLING = range(2)  # what each child generator is for
+_LINES = ("random", "equispaced", "equispaced_fraction", "gaussian_lines")
+_ATTEMPTS = 20  # images drawn until one has signal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acquisition:
+    """How scans are simulated; ranges are drawn from evenly, acceleration and noise evenly in their logarithm.
+
+    Parameters
+    ----------
+    coils
+        Fewest and most coils.
+    masks
+        Names of masks (`recon.datasets.masks.MASKS`) and how often each is drawn.
+    acceleration, line_acceleration
+        Of masks of points, and of masks of lines.
+    calibration
+        Side of the fully sampled centre.
+    noise
+        Standard deviation of the real part of a k-space sample, over the image's 99.9th percentile.
+    correlation
+        Of the noise between coils.
+    field_of_view
+        Factor by which air is added around the image.
+    """
+
+    coils: tuple[int, int] = (4, 16)
+    masks: Mapping[str, float] = field(
+        default_factory=lambda: {
+            "poisson": 0.45,
+            "gaussian": 0.15,
+            "random": 0.15,
+            "equispaced": 0.15,
+            "gaussian_lines": 0.1,
+        }
+    )
+    acceleration: tuple[float, float] = (3.0, 12.0)
+    line_acceleration: tuple[float, float] = (3.0, 8.0)
+    calibration: tuple[int, int] = (16, 28)
+    noise: tuple[float, float] = (0.002, 0.03)
+    correlation: tuple[float, float] = (0.0, 0.4)
+    field_of_view: tuple[float, float] = (1.0, 1.15)
+
+    def __post_init__(self) -> None:
+        for name in ("coils", "acceleration", "line_acceleration", "calibration", "noise", "field_of_view"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise OptionError(f"{name} is a range from low to high", found=f"{low}, {high}")
+        if not self.masks or min(self.masks.values()) < 0 or not sum(self.masks.values()) > 0:
+            raise OptionError("masks need weights", found=dict(self.masks))
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """What several samplings of one slice share."""
+
+    kspace: Complex[Tensor, "coil y x"]
+    colour: Complex[Tensor, "coil coil"]
+    sigma: float
+    center: int
+    coil_maps: Complex[Tensor, "coil y x"] | None
+    name: str
+
+
+class SimulatedScans(Dataset[Example]):
+    """Scans of random planes of volumes; item and epoch determine an example, whoever computes it.
+
+    Parameters
+    ----------
+    volumes, weights
+        What planes are drawn from, and how often.
+    length
+        Examples an epoch.
+    variation, acquisition
+        How images and scans differ.
+    seed
+        Of everything random.
+    repeats
+        How often a slice, its coils and their estimated maps come back with another mask and noise before they are
+        replaced. More repeats cost less time and give less variety.
+    matrix
+        Crop images, or add air, to this (y, x): what batches of more than one example need.
+    largest
+        Longest side of an image.
+    """
+
+    _GROUP = 16  # scenes that alternate
+
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        weights: Sequence[float] | None = None,
+        *,
+        length: int,
+        variation: Variation,
+        acquisition: Acquisition,
+        seed: int = 0,
+        repeats: int = 1,
+        matrix: tuple[int, int] | None = None,
+        largest: int = 256,
+    ) -> None:
+        if not volumes:
+            raise DataError("no volumes to simulate scans from")
+        self.volumes, self.weights = volumes, weights or [1.0] * len(volumes)
+        self.length, self.variation, self.acquisition = length, variation, acquisition
+        self.seed, self.repeats, self.matrix, self.largest = seed, repeats, matrix, largest
+        self.epoch = 0
+        self._scenes: OrderedDict[int, _Scene] = OrderedDict()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on to the examples of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        """Simulate one example."""
+        count = self.epoch * self.length + index
+        number = count // (self._GROUP * self.repeats) * self._GROUP + count % self._GROUP
+        scene = self._scenes.get(number) or self._scene(number)
+        rng = child_generator(self.seed, _SAMPLING, count)
+        mask = _draw_mask(self.acquisition, tuple(scene.kspace.shape[1:]), scene.center, rng)
+        white = torch.randn(*scene.kspace.shape, 2, generator=rng)
+        noise = torch.einsum("dc,cyx->dyx", scene.colour, torch.view_as_complex(white))
+        example = make_example(
+            scene.kspace + noise,
+            mask,
+            target=scene.kspace,
+            coil_maps=scene.coil_maps,
+            sigma=scene.sigma,
+            name=f"{scene.name} #{count}",
+        )
+        if self.repeats > 1 and scene.coil_maps is None:
+            self._keep(number, scene, example.coil_maps)
+        return example
+
+    def _keep(self, number: int, scene: _Scene, coil_maps: Tensor) -> None:
+        self._scenes[number] = _Scene(scene.kspace, scene.colour, scene.sigma, scene.center, coil_maps, scene.name)
+        while len(self._scenes) > self._GROUP:
+            self._scenes.popitem(last=False)
+
+    def _scene(self, number: int) -> _Scene:
+        rng, a = child_generator(self.seed, _SCENE, number), self.acquisition
+        image, name = self._image(rng)
+        size = (image.shape[0], image.shape[1])
+        height = _between(rng, (-1.0, 1.0))
+        n_coils = int(torch.randint(a.coils[0], a.coils[1] + 1, (), generator=rng))
+        array = random_loops(n_coils, rng)
+        phase = random_phase(rng)(size, height)
+        kspace = fft_centred(array.maps(size, height) * torch.polar(image.clamp_min(0), phase), (-2, -1))
+        sigma = _log_between(rng, a.noise) * float(torch.quantile(image, PEAK))
+        relative = noise_covariance(array.sensitivity((32, 32)), _between(rng, a.correlation), rng)
+        colour = (sigma * torch.linalg.cholesky(relative)).to(torch.complex64)
+        center = int(torch.randint(a.calibration[0], a.calibration[1] + 1, (), generator=rng))
+        return _Scene(kspace, colour, sigma, center, None, name)
+
+    def _image(self, rng: torch.Generator) -> tuple[Float[Tensor, "y x"], str]:
+        for _ in range(_ATTEMPTS):
+            image, name = draw_image(self.volumes, self.weights, self.variation, self.largest, rng)
+            if self.matrix is None:
+                wanted = [round(n * _between(rng, self.acquisition.field_of_view)) for n in image.shape]
+            else:
+                wanted = list(self.matrix)
+            image = _fitted(image, wanted)
+            if torch.quantile(image, PEAK) > 0.05:
+                return image, name
+        raise DataError("the volumes hold hardly any signal", found=name)
+
+
+def _draw_mask(a: Acquisition, shape: tuple[int, ...], center: int, rng: torch.Generator) -> Tensor:
+    names = list(a.masks)
+    weights = torch.tensor([a.masks[name] for name in names], dtype=torch.float64)
+    name = names[int(torch.multinomial(weights, 1, generator=rng))]
+    size = (shape[0], shape[1])
+    if name not in _LINES:
+        return make_mask(name, size, _log_between(rng, a.acceleration), center=center, generator=rng)
+    acceleration = _log_between(rng, a.line_acceleration)
+    lines = min(center, round(0.5 * size[1] / acceleration))  # at least half of the lines lie outside of the centre
+    if name == "equispaced":
+        return make_mask(name, size, max(round(acceleration), 2), center=lines, generator=rng)
+    return make_mask(name, size, acceleration, center=lines, generator=rng)
+
+
+def _fitted(image: Tensor, size: Sequence[int]) -> Float[Tensor, "y x"]:
+    """Cut off, or add air, around the middle."""
+    for dim, n in enumerate(size):
+        have = image.shape[dim]
+        if have > n:
+            image = image.narrow(dim, (have - n) // 2, n)
+        elif have < n:
+            before = (n - have) // 2
+            margins = (before, n - have - before)
+            image = pad(image, (0, 0, *margins) if dim == 0 else margins)
+    return image
+
+
+def _between(rng: torch.Generator, limits: tuple[float, float]) -> float:
+    return float(limits[0] + (limits[1] - limits[0]) * torch.rand((), generator=rng))
+
+
+def _log_between(rng: torch.Generator, limits: tuple[float, float]) -> float:
+    low, high = torch.tensor(limits).log().tolist()
+    return float(torch.tensor(_between(rng, (low, high))).exp())
