@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recon import models
-from recon.physics.errors import MaskError, OptionError
+from recon.cards import Card, read_card, shipped
+from recon.checkpoint import load_checkpoint
+from recon.models.learned import LearnedReconstructor
+from recon.physics.errors import CheckpointError, MaskError, OptionError
 
 if TYPE_CHECKING:
     from deepinv.models import Reconstructor
@@ -14,20 +18,46 @@ if TYPE_CHECKING:
     from recon.prepare import Problem
 
 
-def load_model(name: str) -> Reconstructor:
-    """Return a model by the name under which it is registered.
+def load_model(name_or_path: str | Path) -> Reconstructor:
+    """Return a model that is ready to be used.
 
     Parameters
     ----------
-    name
-        One of ``recon.models()``.
+    name_or_path
+        One of ``recon.models()``, the name of weights that come with the package, or a file of weights
+        (``.safetensors``). The name of a learned model stands for its weights that come with the package: those of
+        the same name, else the first.
 
     Raises
     ------
     OptionError
         No model of this name.
+    CheckpointError
+        No weights come with the package for it, or a file that cannot be used.
     """
-    return models.registry[name]()
+    if is_file(name_or_path):
+        return load_checkpoint(name_or_path)[0]
+    name, weights = str(name_or_path), shipped()
+    if name in weights:
+        return load_checkpoint(weights[name])[0]
+    if name not in models.registry:
+        raise OptionError(f"no model is called {name!r}", expected=f"one of {', '.join([*models.registry, *weights])}")
+    cls = models.registry[name]
+    if not issubclass(cls, LearnedReconstructor):
+        return cls()
+    for path in weights.values():
+        if read_card(path.with_suffix(".json")).model == name:
+            return load_checkpoint(path)[0]
+    raise CheckpointError(
+        f"no weights for {name!r} come with the package",
+        cure="Train it with `recon train`, or convert published weights with `recon import-weights`, and give the file",
+    )
+
+
+def is_file(name_or_path: str | Path) -> bool:
+    """Whether a file of weights is meant, not a name: it has a folder or an ending, or is there."""
+    path = Path(name_or_path)
+    return isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix != "" or path.is_file()
 
 
 def choose(problem: Problem) -> tuple[str, str]:
@@ -46,10 +76,34 @@ def choose(problem: Problem) -> tuple[str, str]:
     return "l1-wavelet", "undersampled"
 
 
-def describe(name: str) -> dict[str, str]:
-    """Return name, one-line summary and full description of a model."""
+def describe(name_or_path: str | Path) -> dict[str, Any]:
+    """Return name, one-line summary and full description of a model, and the card of weights.
+
+    Parameters
+    ----------
+    name_or_path
+        As for `load_model`; a learned model without weights is described too.
+
+    Raises
+    ------
+    OptionError, CheckpointError
+        No model of this name; a file without a card.
+    """
+    card: Card | None = None
+    weights = shipped()
+    if is_file(name_or_path) or str(name_or_path) in weights:
+        path = weights.get(str(name_or_path), Path(name_or_path))
+        card = load_checkpoint(path)[1]
+        if card is None:
+            raise CheckpointError("the weights have no card", file=path, expected=path.with_suffix(".json").name)
+        name = card.model
+    else:
+        name = str(name_or_path)
     documentation = (models.registry[name].__doc__ or "").strip()
     if not documentation:
         raise OptionError(f"model {name!r} has no description")
     summary = documentation.splitlines()[0].rstrip(".")
-    return {"name": name, "summary": summary, "description": documentation}
+    described = {"name": name, "summary": summary, "description": documentation}
+    if card is None:
+        return described
+    return described | {"name": card.name, "summary": card.summary or summary, "card": card.as_dict()}

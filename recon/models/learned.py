@@ -1,0 +1,29 @@
+"""The base of models with trained weights."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Self
+
+from deepinv.models import Reconstructor
+
+
+class LearnedReconstructor(Reconstructor):
+    """A reconstructor that needs training, and that remembers what it was built with.
+
+    Attributes
+    ----------
+    arguments
+        What the constructor was given, defaults filled in: with the weights, all that is needed to build it again.
+    """
+
+    learned = True
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments before the constructor runs; copies get theirs with the rest of their state."""
+        self = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+        bound.apply_defaults()
+        self.__dict__["arguments"] = dict(list(bound.arguments.items())[1:])
+        return self
