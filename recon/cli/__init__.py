@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from recon import __version__
 from recon.physics.errors import ReconError
@@ -18,6 +19,7 @@ VERBS = {
     "simulate": "make raw measurements from an image or volume",
     "evaluate": "compare a result with a reference",
     "models": "list the methods, or describe one",
+    "import-weights": "convert trained weights of DIRECT, fastMRI or deepinv",
 }
 
 
@@ -25,6 +27,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print the problem in one line and exit with 2."""
         self.exit(2, f"recon: {message} (see {self.prog} --help)\n")
+
+
+def _module(verb: str) -> ModuleType:
+    return import_module(f"recon.cli.{verb.replace('-', '_')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for verb, summary in VERBS.items():
         sub = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if verb == named:  # the other verbs' options need not be known
-            import_module(f"recon.cli.{verb}").add_arguments(sub)
+            _module(verb).add_arguments(sub)
     args = parser.parse_args(arguments)
     try:
-        return int(import_module(f"recon.cli.{args.verb}").run(args))
+        return int(_module(args.verb).run(args))
     except ReconError as error:
         if args.json:
             print(json.dumps({"error": {"kind": type(error).__name__, "message": str(error)}}))

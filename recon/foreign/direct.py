@@ -1,0 +1,94 @@
+"""DIRECT's recurrent variational network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from recon.foreign import Foreign, Weights, converters
+from recon.foreign.names import numbered, renamed, size, weights_with
+from recon.physics.errors import CheckpointError
+
+_GATES = ("reset", "update", "out")  # the order of ours
+_INITIALISER = [
+    (r"initializer\.conv_blocks\.(\d+)\.1\.(weight|bias)", r"initialiser.convolutions.\1.\2"),
+    (r"initializer\.out_blocks\.(\d+)\.0\.(weight|bias)", r"initialiser.outputs.\1.\2"),
+]
+
+
+@converters.register("recurrentvarnet")
+def recurrentvarnet(content: Mapping[str, Any]) -> Foreign:
+    """Convert ``direct.nn.recurrentvarnet.RecurrentVarNet``; the result is a root sum of squares, as there.
+
+    The weights do not tell whether DIRECT's Fourier transform was centred when the initialiser was trained (as for
+    fastMRI's data: ``initialiser=kspace``) or not (as for Calgary-Campinas: ``kspace-corner``, which is assumed),
+    nor the number of steps where all share their weights.
+
+    Raises
+    ------
+    CheckpointError
+        Other weights, or the variant with normalised inputs, which ours does not have.
+    """
+    theirs = weights_with(content, "block_list.0.learning_rate", "a RecurrentVarNet of DIRECT")
+    if any(".regularizer.convgru." in name for name in theirs):
+        raise CheckpointError("a RecurrentVarNet with normalised inputs", expected="normalized: false")
+    step_sizes = [value.reshape(-1)[:1] for _, value in numbered(theirs, r"block_list\.(\d+)\.learning_rate")]
+    layers = sum(1 for _ in numbered(theirs, r"block_list\.0\.regularizer\.reset_gates\.(\d+)\.0\.weight"))
+    hidden = size(theirs, "block_list.0.regularizer.conv_blocks.0.1.weight", 0)
+    ours: Weights = {"step_sizes": torch.cat(step_sizes)}
+    for t in range(len(step_sizes)):
+        ours |= _regulariser(theirs, f"block_list.{t}.regularizer.", f"regularisers.{t}.", layers, hidden)
+    initialiser = {name: value for name, value in theirs.items() if name.startswith("initializer.")}
+    ours |= renamed(initialiser, _INITIALISER)
+    arguments: dict[str, Any] = {
+        "steps": len(step_sizes),
+        "hidden": hidden,
+        "layers": layers,
+        "initialiser": "kspace-corner" if initialiser else "none",
+        "output": "rss",
+        "scale": False,
+    }
+    if initialiser:
+        arguments["initialiser_scales"] = _scales(ours)
+    notes = ["k-space must be divided by its largest magnitude, as in DIRECT"]
+    if "sensitivity_model" in content:
+        notes.append("the file's network for coil maps is left out: maps come from the calibration data")
+    return Foreign(arguments=arguments, weights=ours, notes=tuple(notes))
+
+
+def _regulariser(theirs: Weights, block: str, ours: str, layers: int, hidden: int) -> Weights:
+    """One step's convolutions and gates; gates there take input and state together."""
+    converted: Weights = {}
+    for layer in range(layers + 1):
+        name = f"{ours}convolutions.{layer}" if layer < layers else f"{ours}last"
+        for kind in ("weight", "bias"):
+            converted[f"{name}.{kind}"] = _taken(theirs, f"{block}conv_blocks.{layer}.1.{kind}")
+    for layer in range(layers):
+        gates = [_taken(theirs, f"{block}{gate}_gates.{layer}.0.weight") for gate in _GATES]
+        biases = [_taken(theirs, f"{block}{gate}_gates.{layer}.0.bias") for gate in _GATES]
+        unit = f"{ours}units.{layer}"
+        converted |= {
+            f"{unit}.of_input.weight": torch.cat([gate[:, :hidden] for gate in gates]),
+            f"{unit}.of_input.bias": torch.cat(biases),
+            f"{unit}.of_state.weight": torch.cat([gate[:, hidden:] for gate in gates[:2]]),
+            f"{unit}.of_reset_state.weight": gates[2][:, hidden:].contiguous(),
+        }
+    return converted
+
+
+def _taken(weights: Weights, name: str) -> torch.Tensor:
+    if name not in weights:
+        raise CheckpointError("the file lacks weights", found=f"no {name}")
+    return weights[name]
+
+
+def _scales(ours: Weights) -> int:
+    """How many of the last convolutions' outputs are put together: as many as have the channels that come in."""
+    into = size(ours, "initialiser.outputs.0.weight", 1)
+    widths = [value.shape[0] for _, value in numbered(ours, r"initialiser\.convolutions\.(\d+)\.weight")]
+    for scales in range(1, len(widths) + 1):
+        if sum(widths[-scales:]) == into:
+            return scales
+    raise CheckpointError("an initialiser that cannot be used", found=f"{widths} channels, {into} together")
