@@ -98,6 +98,7 @@ def load_checkpoint(path: str | Path) -> tuple[LearnedReconstructor, Card | None
     card = _card_of(path)
     model = _build(path, metadata)
     load_weights(model, weights, path)
+    model.card = card
     return model.eval(), card
 
 

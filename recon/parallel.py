@@ -51,7 +51,9 @@ class Job:
 
 def fill_spool(pool: ProcessPoolExecutor, job: Job, plan: Plan, progress: Callable[[int, int], None]) -> None:
     """Let the workers reconstruct the slices of a job into its spool; the first error is raised."""
-    Spool(job.spool, plan.key()).make()  # before the workers could race for it
+    store = Spool(job.spool, plan.key())
+    store.make()  # before the workers could race for it
+    plan.decide(store)
     total = len(plan.wanted)
     chunks = [tuple(plan.wanted[start : start + plan.GROUP]) for start in range(0, total, plan.GROUP)]
     if len(chunks) == 1:  # one group would keep one worker busy

@@ -15,11 +15,12 @@ from deepinv.models import Reconstructor
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from recon.choice import Verdict, compare, shipped_card
 from recon.datasets import Image, Scan
 from recon.datasets import open as open_file
 from recon.metrics import evaluate
 from recon.physics.errors import DataError, OptionError
-from recon.prepare import Preparation, Whitening
+from recon.prepare import Preparation, Whitening, prepare
 from recon.provenance import provenance
 from recon.result import Result, stack_metrics
 from recon.slices import BASIC, FULL, IN_IMAGE, SliceResult, Trust, reconstruct_slice
@@ -131,6 +132,7 @@ def execute(plan: Plan, *, progress: Progress | None = None, spool: Path | None 
     """Do what is planned; parameters and errors as those of `reconstruct`."""
     start = time.perf_counter()
     store = None if spool is None else Spool(spool, plan.key())
+    plan.decide(store)
     done: list[SliceResult] = []
     for count, index in enumerate(plan.wanted):
         done.append(plan.run(index) if store is None else run_stored(plan, store, index))
@@ -146,6 +148,7 @@ def run_stored(plan: Plan, store: Spool, index: int) -> SliceResult:
     """Take a slice from the store, or reconstruct it and put it there."""
     kept = store.get(index)
     if kept is None:
+        plan.decide(store)
         leader = plan.leader(index)
         first = store.get(leader) if leader != index else None
         if first is not None:
@@ -187,6 +190,8 @@ class Plan:
         self.checked = _spread(self.wanted, trust.slices)
         self._leaders = {index: self.wanted[place - place % self.GROUP] for place, index in enumerate(self.wanted)}
         self._reports: dict[int, dict[str, Any]] = {}
+        self._verdict: Verdict | None = None
+        self._decided = model != "auto" or shipped_card() is None
 
     def options(self) -> dict[str, Any]:
         """Return the options, JSON-serialisable."""
@@ -202,6 +207,23 @@ class Plan:
     def key(self) -> dict[str, Any]:
         """Return what a finished slice depends on."""
         return {"input": self.scan.source.sha256, "checked": sorted(self.checked), **self.options()}
+
+    def decide(self, store: Spool | None = None) -> None:
+        """Let the middle slice decide, once for all, whether ``auto`` takes the learned model.
+
+        What is in the store already is taken from there, so that processes that share one do it once.
+        """
+        if self._decided:
+            return
+        known = None if store is None else store.note("verdict")
+        if known is None:
+            middle = self.wanted[len(self.wanted) // 2]
+            self._verdict = compare(prepare(self.sliced, middle, self.how), seed=self.seed)
+            if store is not None:
+                store.put_note("verdict", {} if self._verdict is None else asdict(self._verdict))
+        else:
+            self._verdict = Verdict(**known) if known else None
+        self._decided = True
 
     def leader(self, index: int) -> int:
         """Return the slice that searches for the group of ``index``."""
@@ -223,7 +245,8 @@ class Plan:
 
     def _reconstruct(self, index: int, trust: Trust) -> SliceResult:
         neighbour = None if self.leader(index) == index else self._reports[self.leader(index)]
-        return reconstruct_slice(self.sliced, index, self.model, self.how, trust, self.seed, neighbour)
+        self.decide()
+        return reconstruct_slice(self.sliced, index, self.model, self.how, trust, self.seed, neighbour, self._verdict)
 
 
 def _wanted(scan: Scan, slices: Sequence[int] | None) -> list[int]:
@@ -265,10 +288,10 @@ def _assemble(plan: Plan, done: list[SliceResult]) -> Result:
         n_axis = plan.scan.spatial[plan.axis]
         image = stack_volume(image, plan.axis, n_axis)
         maps = {name: stack_volume(value, plan.axis, n_axis) for name, value in maps.items() if name in IN_IMAGE}
-    uncertainty = maps.pop("uncertainty", None)
     return Result(
         image=image,
-        uncertainty=uncertainty,
+        uncertainty=maps.pop("uncertainty", None),
+        interval=maps.pop("interval", None),
         maps=maps,
         metrics=stack_metrics([item.metrics for item in done]),
         spacing=plan.scan.spacing,

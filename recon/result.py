@@ -29,9 +29,15 @@ class Result:
     uncertainty
         ``(slice, y, x)`` standard deviation of the magnitude through measurement noise; NaN in slices for
         which it was not computed.
+    interval
+        ``(slice, y, x)``: the magnitude lies within this distance of the image's at the share of the object's
+        pixels that the model was calibrated for (90 % as a rule, see `recon.conformal`); NaN where it was not
+        computed, None for models without calibration.
     maps
         Further ``(slice, y, x)`` arrays by name: ``g_factor``, ``residual`` (k-space residual in units of
-        the expected noise, root mean square over coils), ``mask``.
+        the expected noise, root mean square over coils), ``mask``; of learned models ``bootstrap``
+        (`recon.uncertainty.deviation`), ``null_space`` (`recon.hallucination.unsure_null_part`) and, where the
+        file has a reference, ``hallucination`` (`recon.hallucination.hallucination_map`).
     metrics
         One value a slice by name (``hold_out_error``, ``data_residual``, ``psnr``, ...); NaN where a figure
         was not computed.
@@ -43,6 +49,7 @@ class Result:
 
     image: Float[Tensor, "slice channel y x"]
     uncertainty: Float[Tensor, "slice y x"] | None = None
+    interval: Float[Tensor, "slice y x"] | None = None
     maps: dict[str, Float[Tensor, "slice y x"]] = field(default_factory=dict)
     metrics: dict[str, list[float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -74,14 +81,15 @@ class Result:
         }
 
     def to_image(self) -> Image:
-        """Return the image as `recon.datasets.Image`, with uncertainty and maps beside it."""
-        values = self.complex
+        """Return the image as `recon.datasets.Image`, with uncertainty, interval and maps beside it."""
+        pixels = self.complex
         maps: dict[str, ndarray] = {name: as_numpy(value) for name, value in self.maps.items()}
-        if self.uncertainty is not None:
-            maps["uncertainty"] = as_numpy(self.uncertainty)
+        for name in ("uncertainty", "interval"):
+            if (values := getattr(self, name)) is not None:
+                maps[name] = as_numpy(values)
         path = self.provenance.get("input", {}).get("path")
         return Image(
-            pixels=as_numpy(self.magnitude if values is None else values),
+            pixels=as_numpy(self.magnitude if pixels is None else pixels),
             source=Source("recon", Path(path) if path else None),
             spacing=self.spacing,
             affine=self.affine,

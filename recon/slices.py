@@ -8,21 +8,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from deepinv.models import Reconstructor
 from torch import Tensor
 
+from recon.choice import Verdict, choose, outside
+from recon.conformal import Calibration
 from recon.datasets import Scan
+from recon.hallucination import as_seen_by, hallucination_map, unsure_null_part
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, MaskError
 from recon.prepare import Preparation, Problem, prepare
 from recon.trust import RESIDUAL_LIMIT, data_residual, g_factor, hold_out_error, noise_map, residual_map
-from recon.zoo import choose, load_model
+from recon.uncertainty import deviation, equivariant_bootstrap
+from recon.zoo import load_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
     """How much is spent on saying how far the image can be trusted.
+
+    In forward passes of the method a slice: 1 for the image, 1 (samples in a plane) or 4 (lines) for the hold-out
+    error, ``replicas + 1`` for the noise map, and with a learned model ``replicas`` for the bootstrap (or as many as
+    its intervals were calibrated with).
 
     Parameters
     ----------
@@ -30,7 +39,7 @@ class Trust:
         Number of slices, evenly spread, that get a hold-out error and a noise map; the data residual is
         computed for all.
     replicas
-        Noise draws for the noise map (pseudo-replica method); 0: none.
+        Noise draws for the noise map (pseudo-replica method) and replicas of a learned model's bootstrap; 0: none.
     hold_out
         Whether to leave out samples and predict them.
     """
@@ -40,7 +49,8 @@ class Trust:
     hold_out: bool = True
 
 
-IN_IMAGE = ("uncertainty", "g_factor")  # maps that live in image space, the others in k-space
+# Maps that live in image space, the others in k-space.
+IN_IMAGE = ("uncertainty", "interval", "g_factor", "bootstrap", "null_space", "hallucination")
 FULL, BASIC = Trust(), Trust(slices=0, replicas=0, hold_out=False)
 
 
@@ -62,6 +72,7 @@ def reconstruct_slice(
     trust: Trust,
     seed: int,
     neighbour: Mapping[str, Any] | None = None,
+    verdict: Verdict | None = None,
 ) -> SliceResult:
     """Reconstruct slice ``index`` and say how far it can be trusted.
 
@@ -72,6 +83,8 @@ def reconstruct_slice(
     neighbour
         Report of a slice nearby whose strength is to be taken, in proportion to the noise, where the method
         would search for its own.
+    verdict
+        For ``auto``: what `recon.choice.compare` found for the scan.
 
     Raises
     ------
@@ -83,7 +96,7 @@ def reconstruct_slice(
     prepared = time.perf_counter()
     name, why = (type(model).__name__, "given") if isinstance(model, Reconstructor) else (model, "asked for")
     if name == "auto":
-        name, why = choose(problem)
+        name, why = choose(problem, verdict)
     method = model if isinstance(model, Reconstructor) else load_model(name)
     if neighbour is not None and neighbour["model"] == name:
         method = _with_strength_of(neighbour, method, problem)
@@ -95,11 +108,20 @@ def reconstruct_slice(
     details = {key: float(value) for key, value in getattr(method, "details", {}).items()}
     maps, metrics, warnings = _trusted(x, method, problem, trust, seed)
     crop = _crop_to(scan, x)
+    calibration = None
+    if getattr(method, "learned", False):
+        warnings += _not_at_home(method, problem)
+        found = _learned(x, method, problem, trust, seed)
+        if found and scan.reference is not None:
+            found |= _beside_reference(x, scan.reference[index], crop, problem)
+        maps |= found
+        calibration = _calibration(method)
     report = {
         "index": index,
         "model": name,
         "why": why,
         "details": details,
+        "calibration": None if calibration is None else calibration.to_card(),
         "steps": problem.steps,
         "notes": problem.notes,
         "warnings": warnings,
@@ -150,6 +172,51 @@ def _trusted(
         if complex_image:
             maps["g_factor"] = g_factor(deviation[None], physics, sigma)[0]
     return maps, metrics, warnings
+
+
+def _learned(x: Tensor, method: Reconstructor, problem: Problem, trust: Trust, seed: int) -> dict[str, Tensor]:
+    """Return the maps that only a learned model's image needs, in the units of the file."""
+    physics, sigma = problem.physics, problem.sigma
+    if not (trust.replicas and sigma and isinstance(physics, MultiCoilMRI) and x.shape[1] == 2 * physics.n_sets):
+        return {}
+    calibration = _calibration(method)
+    replicas = max(trust.replicas, 2) if calibration is None else calibration.replicas
+    found = equivariant_bootstrap(method, problem.y, physics, sigma, x=x, replicas=replicas, seed=seed)
+    change = deviation(found, x)
+    maps = {"bootstrap": change, "null_space": unsure_null_part(found, x, physics)}
+    if calibration is not None:
+        maps["interval"] = calibration.half_width(change)
+    unit = problem.scale * _of_channels(problem.intensity, 1)[0]
+    return {key: value[0] * unit for key, value in maps.items()}
+
+
+def _beside_reference(
+    x: Tensor, reference: object, crop: Callable[[Tensor], Tensor], problem: Problem
+) -> dict[str, Tensor]:
+    """Return the hallucination map in the units of the file, where the file's magnitude image fits."""
+    physics = problem.physics
+    truth = torch.from_numpy(np.array(reference, dtype=np.float32)).to(x.device)
+    unit = problem.scale * _of_channels(problem.intensity, 1)[0]
+    whole = torch.linalg.vector_norm(x[0], dim=0)
+    if truth.shape != crop(whole).shape or not isinstance(physics, MultiCoilMRI):
+        return {}
+    inside = crop(unit)  # a view, as is what is written to below
+    crop(whole).copy_(torch.where(inside > 0, truth / inside.clamp_min(torch.finfo(inside.dtype).tiny), 0))
+    return {"hallucination": hallucination_map(x, as_seen_by(whole[None], x), physics)[0] * unit}
+
+
+def _calibration(method: Reconstructor) -> Calibration | None:
+    card = getattr(method, "card", None)
+    return None if card is None else Calibration.from_card(card.calibration)
+
+
+def _not_at_home(method: Reconstructor, problem: Problem) -> list[str]:
+    """Warn where the data lie outside what a model's card says that it was trained for."""
+    card = getattr(method, "card", None)
+    reason = None if card is None or card.covers is None else outside(card.covers, problem)
+    if reason is None:
+        return []
+    return [f"the model was not trained for {reason}: its image and its intervals may be wrong where they look sure"]
 
 
 def _of_channels(intensity: Tensor, channels: int) -> Tensor:

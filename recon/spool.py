@@ -49,6 +49,17 @@ class Spool:
             with atomic_path(marker, overwrite=True) as temporary:
                 temporary.write_text(self._digest)
 
+    def note(self, name: str) -> dict[str, Any] | None:
+        """Return what was noted about all slices under a name, or None."""
+        path = self._folder / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def put_note(self, name: str, note: Mapping[str, Any]) -> None:
+        """Note something about all slices, JSON-serialisable; errors as those of `put`."""
+        self.make()
+        with atomic_path(self._folder / f"{name}.json", overwrite=True) as temporary:
+            temporary.write_text(json.dumps(note), encoding="utf-8")
+
     def get(self, index: int) -> SliceResult | None:
         """Return a finished slice, or None."""
         from recon.slices import SliceResult

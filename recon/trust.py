@@ -57,7 +57,7 @@ def data_residual(
     sigma
         See the module.
     """
-    _check_sigma(sigma)
+    check_sigma(sigma)
     mask = _sampled(y, physics)
     error = (physics.A(x) - y)[mask.expand_as(y)]
     return float(error.abs().square().mean().sqrt() / (math.sqrt(2) * sigma))
@@ -73,7 +73,7 @@ def residual_map(
 
     Parameters are those of `data_residual`.
     """
-    _check_sigma(sigma)
+    check_sigma(sigma)
     error = (physics.A(x) - y) * _sampled(y, physics)
     return error.abs().square().mean(dim=1).sqrt() / (math.sqrt(2) * sigma)
 
@@ -164,7 +164,7 @@ def hold_out_error(
     for left_out in held_out:
         if not bool(left_out.any()):
             continue
-        x = model(y * ~left_out, _with_mask(physics, physics.mask & ~left_out))
+        x = model(y * ~left_out, rebuilt(physics, mask=physics.mask & ~left_out))
         chosen = left_out.expand_as(y)
         measured = y[chosen]
         error += float((physics.expand(to_complex(x))[chosen] - measured).abs().square().sum())
@@ -211,7 +211,7 @@ def noise_map(
     Robson, Grant, Madhuranthakam, Lattanzi, Sodickson, McKenzie, Comprehensive quantification of signal-to-noise
     ratio and g-factor for image-based and k-space-based parallel imaging reconstructions, MRM 60, 2008.
     """
-    _check_sigma(sigma)
+    check_sigma(sigma)
     if n < 2:
         raise OptionError("a deviation needs two replicas or more", found=n)
     rng = as_generator(seed)
@@ -249,14 +249,15 @@ def g_factor(deviation: Float[Tensor, "b y x"], physics: MultiCoilMRI, sigma: Nu
     sigma
         See the module.
     """
-    _check_sigma(sigma)
+    check_sigma(sigma)
     sensitivity = physics.coil_maps.abs().square().sum(dim=2).amax(dim=1).sqrt()
     dims = tuple(range(2, physics.mask.ndim))
     rate = 1 / physics.mask.to(deviation.dtype).mean(dim=dims)[:, 0]
     return deviation * sensitivity / (sigma * rate.sqrt().reshape(-1, *[1] * len(dims)))
 
 
-def _check_sigma(sigma: Number) -> None:
+def check_sigma(sigma: Number) -> None:
+    """Raise `DataError` where the noise level is not a number above 0."""
     if not (math.isfinite(sigma) and sigma > 0):
         raise DataError("the noise level must be above 0 to judge by it", found=float(sigma))
 
@@ -273,11 +274,11 @@ def _known_sigma(physics: MultiCoilMRI) -> float | None:
     return None if sigma is None else float(torch.as_tensor(sigma).flatten()[0])
 
 
-def _with_mask(physics: MultiCoilMRI, mask: Tensor) -> MultiCoilMRI:
-    """Build the same operator with another mask; the coil maps are shared."""
+def rebuilt(physics: MultiCoilMRI, *, mask: Tensor | None = None, coil_maps: Tensor | None = None) -> MultiCoilMRI:
+    """Build the same operator with another mask or other coil maps; what is not given is shared."""
     return MultiCoilMRI(
-        physics.coil_maps,
-        mask,
+        physics.coil_maps if coil_maps is None else coil_maps,
+        physics.mask if mask is None else mask,
         three_d=physics.three_d,
         noise_model=physics.noise_model,
         coil_chunk=physics.coil_chunk,

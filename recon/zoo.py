@@ -1,8 +1,7 @@
-"""Models by name, and the choice of one for a scan."""
+"""Models by name."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,10 @@ from recon import models
 from recon.cards import Card, read_card, shipped
 from recon.checkpoint import load_checkpoint
 from recon.models.learned import LearnedReconstructor
-from recon.physics.errors import CheckpointError, MaskError, OptionError
+from recon.physics.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     from deepinv.models import Reconstructor
-
-    from recon.prepare import Problem
 
 
 def load_model(name_or_path: str | Path) -> Reconstructor:
@@ -58,22 +55,6 @@ def is_file(name_or_path: str | Path) -> bool:
     """Whether a file of weights is meant, not a name: it has a folder or an ending, or is there."""
     path = Path(name_or_path)
     return isinstance(name_or_path, Path) or len(path.parts) > 1 or path.suffix != "" or path.is_file()
-
-
-def choose(problem: Problem) -> tuple[str, str]:
-    """Return the name of the model for a prepared slice, and why."""
-    from recon.models.pocs import partial_axis
-    from recon.physics import MultiCoilMRI
-
-    physics = problem.physics
-    if not isinstance(physics, MultiCoilMRI):
-        return "cg-sense", "samples off the grid"
-    if bool(physics.mask.all()):
-        return "zero-filled", "fully sampled: the coil-combined inverse Fourier transform is the image"
-    with suppress(MaskError):  # partial Fourier with gaps in it is undersampling
-        if partial_axis(physics.mask) is not None:
-            return "pocs", "partial Fourier, complete otherwise"
-    return "l1-wavelet", "undersampled"
 
 
 def describe(name_or_path: str | Path) -> dict[str, Any]:

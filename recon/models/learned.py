@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from deepinv.models import Reconstructor
+
+if TYPE_CHECKING:
+    from recon.cards import Card
 
 
 class LearnedReconstructor(Reconstructor):
@@ -15,12 +18,15 @@ class LearnedReconstructor(Reconstructor):
     ----------
     arguments
         What the constructor was given, defaults filled in: with the weights, all that is needed to build it again.
+    card
+        Of the weights, where they were loaded with one.
     """
 
     learned = True
     arguments: dict[str, Any]
+    card: Card | None = None
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls, *args: Any, **kwargs: Any) -> LearnedReconstructor:
         """Keep the arguments before the constructor runs; copies get theirs with the rest of their state."""
         self = super().__new__(cls)
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)

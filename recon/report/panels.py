@@ -19,6 +19,7 @@ from recon.trust import RESIDUAL_LIMIT
 MAX_SLICES = 9
 _PIXEL_BUDGET = 16_000_000
 _KINDS = 5  # pictures a slice and method: image, difference, residual, noise, g-factor
+_LEARNED_KINDS = 3  # and with a learned model: interval, unseen detail, hallucinations
 REFERENCE = "reference"
 
 
@@ -84,7 +85,8 @@ def collect(results: Mapping[str, Result], reference: Float[ndarray, "slice y x"
     labels = first.provenance.get("slices")
     labels = [int(i) for i in labels] if isinstance(labels, list) and len(labels) == n else list(range(n))
     area = (height * width) if max(height, width) <= MAX_SIDE else MAX_SIDE**2
-    limit = int(np.clip(_PIXEL_BUDGET // (area * _KINDS * len(results)), 1, MAX_SLICES))
+    pictures = sum(_KINDS + (_LEARNED_KINDS if "bootstrap" in result.maps else 0) for result in results.values())
+    limit = int(np.clip(_PIXEL_BUDGET // (area * pictures), 1, MAX_SLICES))
     slices = choose_slices(n, limit, preferred=_notable(first))
     aspect = first.spacing[2] / first.spacing[1] if first.spacing is not None else 1.0
     shown = images if reference is None else {REFERENCE: reference, **images}
@@ -172,6 +174,7 @@ def _trust_panels(
             Scale(0.0, highest([v[build.slices] for v in noise.values()]), "viridis", unit="signal"),
         )
     )
+    panels += _learned_panels(results, build)
     gain = {name: smoothed(array) for name, array in _maps(results, "g_factor").items()}
     panels.append(
         build.panel(
@@ -197,6 +200,58 @@ def _trust_panels(
         )
     )
     return panels
+
+
+def _learned_panels(results: Mapping[str, Result], build: _Builder) -> list[Panel]:
+    """Panels that only learned models have: how far they may be off, and what they add of their own."""
+    interval = {name: as_numpy(r.interval) for name, r in results.items() if r.interval is not None}
+    deviation = {name: array for name, array in _maps(results, "bootstrap").items() if name not in interval}
+    unseen = {name: smoothed(array) for name, array in _maps(results, "null_space").items()}
+    invented = _maps(results, "hallucination")
+    return [
+        build.panel(
+            "interval",
+            "Interval",
+            f"Half its width: {_promise(results, list(interval))}. A promise about most pixels, not about each "
+            "structure.",
+            interval,
+            Scale(0.0, highest([v[build.slices] for v in interval.values()]), "viridis", unit="± signal"),
+        ),
+        build.panel(
+            "bootstrap",
+            "Change on being reconstructed again",
+            "How far the method's image moves when it is measured and reconstructed again in other positions "
+            "(equivariant bootstrap, averaged over 5 × 5 pixels). Shows where the error is large, not how large.",
+            deviation,
+            Scale(0.0, highest([v[build.slices] for v in deviation.values()]), "viridis", unit="signal"),
+        ),
+        build.panel(
+            "null_space",
+            "Detail that the data do not vouch for",
+            "What changes on being reconstructed again and lies where the samples hardly see (the operator's null "
+            "space, averaged over 5 × 5 pixels). Fine structure there comes from training, not from this scan.",
+            unseen,
+            Scale(0.0, highest([v[build.slices] for v in unseen.values()]), "magma", unit="signal"),
+        ),
+        build.panel(
+            "hallucination",
+            "Hallucination map",
+            "Difference to the file's reference in what the samples hardly see: added or left out by the method "
+            "without the data's consent.",
+            invented,
+            Scale(0.0, highest([v[build.slices] for v in invented.values()]), "magma", unit="signal"),
+        ),
+    ]
+
+
+def _promise(results: Mapping[str, Result], names: Sequence[str]) -> str:
+    """Say what the intervals of these methods hold, as they were calibrated."""
+    calibrations = [results[name].provenance.get("model", {}).get("calibration", {}) for name in names]
+    levels = sorted({f"{100 * c['level']:.0f} %" for c in calibrations if "level" in c})
+    return (
+        f"in {' or '.join(levels) or 'most'} of the object's pixels the true magnitude is no farther from the image, "
+        "if the scan is like those that the model was calibrated on"
+    )
 
 
 def _sampling_panels(results: Mapping[str, Result], build: _Builder) -> list[Panel]:
