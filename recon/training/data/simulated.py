@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Complex, Float
@@ -99,15 +98,13 @@ class SimulatedScans(Dataset[Example]):
     seed
         Of everything random.
     repeats
-        How often a slice, its coils and their estimated maps come back with another mask and noise before they are
-        replaced. More repeats cost less time and give less variety.
+        How often a slice, its coils and their estimated maps come back within an epoch with another mask and noise.
+        More repeats cost less time and give less variety.
     matrix
         Crop images, or add air, to this (y, x): what batches of more than one example need.
     largest
         Longest side of an image.
     """
-
-    _GROUP = 16  # scenes that alternate
 
     def __init__(
         self,
@@ -128,21 +125,21 @@ class SimulatedScans(Dataset[Example]):
         self.length, self.variation, self.acquisition = length, variation, acquisition
         self.seed, self.repeats, self.matrix, self.largest = seed, repeats, matrix, largest
         self.epoch = 0
-        self._scenes: OrderedDict[int, _Scene] = OrderedDict()
+        self._scenes: dict[int, _Scene] = {}
 
     def set_epoch(self, epoch: int) -> None:
         """Go on to the examples of an epoch."""
         self.epoch = epoch
+        self._scenes.clear()
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Example:
         """Simulate one example."""
-        count = self.epoch * self.length + index
-        number = count // (self._GROUP * self.repeats) * self._GROUP + count % self._GROUP
+        number = index % -(-self.length // self.repeats)
         scene = self._scenes.get(number) or self._scene(number)
-        rng = child_generator(self.seed, _SAMPLING, count)
+        rng = child_generator(self.seed, _SAMPLING, self.epoch, index)
         mask = _draw_mask(self.acquisition, tuple(scene.kspace.shape[1:]), scene.center, rng)
         white = torch.randn(*scene.kspace.shape, 2, generator=rng)
         noise = torch.einsum("dc,cyx->dyx", scene.colour, torch.view_as_complex(white))
@@ -152,19 +149,14 @@ class SimulatedScans(Dataset[Example]):
             target=scene.kspace,
             coil_maps=scene.coil_maps,
             sigma=scene.sigma,
-            name=f"{scene.name} #{count}",
+            name=f"{scene.name}, example {index} of epoch {self.epoch}",
         )
-        if self.repeats > 1 and scene.coil_maps is None:
-            self._keep(number, scene, example.coil_maps)
+        if self.repeats > 1:
+            self._scenes[number] = replace(scene, coil_maps=example.coil_maps)
         return example
 
-    def _keep(self, number: int, scene: _Scene, coil_maps: Tensor) -> None:
-        self._scenes[number] = _Scene(scene.kspace, scene.colour, scene.sigma, scene.center, coil_maps, scene.name)
-        while len(self._scenes) > self._GROUP:
-            self._scenes.popitem(last=False)
-
     def _scene(self, number: int) -> _Scene:
-        rng, a = child_generator(self.seed, _SCENE, number), self.acquisition
+        rng, a = child_generator(self.seed, _SCENE, self.epoch, number), self.acquisition
         image, name = self._image(rng)
         size = (image.shape[0], image.shape[1])
         height = _between(rng, (-1.0, 1.0))
