@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from recon.foreign import Foreign, Weights, converters
-from recon.foreign.names import numbered, renamed, size, weights_with
+from recon.foreign.names import numbered, renamed, scalars, size, weights_with
 from recon.physics.errors import CheckpointError
 
 _GATES = ("reset", "update", "out")  # the order of ours
@@ -34,13 +34,13 @@ def recurrentvarnet(content: Mapping[str, Any]) -> Foreign:
     theirs = weights_with(content, "block_list.0.learning_rate", "a RecurrentVarNet of DIRECT")
     if any(".regularizer.convgru." in name for name in theirs):
         raise CheckpointError("a RecurrentVarNet with normalised inputs", expected="normalized: false")
-    step_sizes = [value.reshape(-1)[:1] for _, value in numbered(theirs, r"block_list\.(\d+)\.learning_rate")]
+    step_sizes = scalars(theirs, r"block_list\.(\d+)\.learning_rate")
     layers = sum(1 for _ in numbered(theirs, r"block_list\.0\.regularizer\.reset_gates\.(\d+)\.0\.weight"))
     hidden = size(theirs, "block_list.0.regularizer.conv_blocks.0.1.weight", 0)
-    ours: Weights = {"step_sizes": torch.cat(step_sizes)}
+    ours: Weights = {"step_sizes": step_sizes}
     for t in range(len(step_sizes)):
         ours |= _regulariser(theirs, f"block_list.{t}.regularizer.", f"regularisers.{t}.", layers, hidden)
-    initialiser = {name: value for name, value in theirs.items() if name.startswith("initializer.")}
+    initialiser = {name: value for name, value in theirs.items() if not name.endswith(".learning_rate")}
     ours |= renamed(initialiser, _INITIALISER)
     arguments: dict[str, Any] = {
         "steps": len(step_sizes),
@@ -59,15 +59,16 @@ def recurrentvarnet(content: Mapping[str, Any]) -> Foreign:
 
 
 def _regulariser(theirs: Weights, block: str, ours: str, layers: int, hidden: int) -> Weights:
-    """One step's convolutions and gates; gates there take input and state together."""
+    """Convert one step's convolutions and gates, which leave ``theirs``; gates there take input and state together."""
     converted: Weights = {}
     for layer in range(layers + 1):
         name = f"{ours}convolutions.{layer}" if layer < layers else f"{ours}last"
         for kind in ("weight", "bias"):
             converted[f"{name}.{kind}"] = _taken(theirs, f"{block}conv_blocks.{layer}.1.{kind}")
     for layer in range(layers):
-        gates = [_taken(theirs, f"{block}{gate}_gates.{layer}.0.weight") for gate in _GATES]
-        biases = [_taken(theirs, f"{block}{gate}_gates.{layer}.0.bias") for gate in _GATES]
+        names = [f"{block}{gate}_gates.{layer}.0" for gate in _GATES]
+        gates = [_taken(theirs, f"{name}.weight", (hidden, 2 * hidden, 1, 1)) for name in names]
+        biases = [_taken(theirs, f"{name}.bias", (hidden,)) for name in names]
         unit = f"{ours}units.{layer}"
         converted |= {
             f"{unit}.of_input.weight": torch.cat([gate[:, :hidden] for gate in gates]),
@@ -78,10 +79,11 @@ def _regulariser(theirs: Weights, block: str, ours: str, layers: int, hidden: in
     return converted
 
 
-def _taken(weights: Weights, name: str) -> torch.Tensor:
-    if name not in weights:
-        raise CheckpointError("the file lacks weights", found=f"no {name}")
-    return weights[name]
+def _taken(weights: Weights, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
+    """Take weights out."""
+    if name not in weights or (shape is not None and weights[name].shape != shape):
+        raise CheckpointError("the file lacks weights, or they have another shape", found=f"no fitting {name}")
+    return weights.pop(name)
 
 
 def _scales(ours: Weights) -> int:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from recon.foreign import Foreign, Weights, converters
-from recon.foreign.names import numbered, renamed, size, weights_with
+from recon.foreign.names import numbered, renamed, scalars, size, weights_with
 from recon.physics.errors import CheckpointError
 
 # Dropout stands between the convolutions there, so that the second is layer 4; the last convolution belongs to a block.
@@ -56,8 +54,8 @@ def varnet(content: Mapping[str, Any]) -> Foreign:
         Other weights.
     """
     theirs = weights_with(content, "cascades.0.dc_weight", "a VarNet of fastMRI")
-    steps = [value.reshape(-1)[:1] for _, value in numbered(theirs, r"cascades\.(\d+)\.dc_weight")]
-    ours: Weights = {"step_sizes": torch.cat(steps)}
+    steps = scalars(theirs, r"cascades\.(\d+)\.dc_weight")
+    ours: Weights = {"step_sizes": steps}
     parts = {"sens_net.norm_unet.unet.": "maps.unet."}
     parts |= {f"cascades.{t}.model.unet.": f"cascades.{t}.unet." for t in range(len(steps))}
     for name, value in theirs.items():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recon.foreign import Weights
@@ -94,3 +95,17 @@ def size(weights: Weights, name: str, axis: int) -> int:
     if name not in weights or weights[name].ndim <= axis:
         raise CheckpointError("the file lacks weights, or they have another shape", found=f"no fitting {name}")
     return weights[name].shape[axis]
+
+
+def scalars(weights: Weights, pattern: str) -> Tensor:
+    """Put the single numbers whose names fit a pattern with one number together.
+
+    Raises
+    ------
+    CheckpointError
+        One is missing, or is not a single number.
+    """
+    values = [value for _, value in numbered(weights, pattern)]
+    if any(value.shape != (1,) for value in values):
+        raise CheckpointError("weights that should be one number are not", found=pattern)
+    return torch.cat(values)

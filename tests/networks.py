@@ -1,0 +1,71 @@
+"""Small problems and networks for the tests of learned models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recon.models import registry
+from recon.physics import MultiCoilMRI
+
+TINY = {
+    "deepinv-varnet": {"cascades": 2, "depth": 3, "features": 8},
+    "drunet-pnp": {"features": 4, "blocks": 1},
+    "modl": {"iterations": 2, "depth": 3, "features": 8},
+    "unet": {"features": 8, "pools": 2},
+    "varnet": {"cascades": 2, "features": 8, "pools": 2},
+}
+BAD_SCANS = pytest.mark.parametrize(
+    "scan",
+    [
+        {"coils": 1},
+        {"coils": 64, "shape": (10, 12)},
+        {"shape": (23, 17)},
+        {"shape": (5, 3)},
+        {"share": 1.0},
+        {"share": 0.02},
+        {"sets": 2, "batch": 2},
+    ],
+    ids=str,
+)
+
+
+def tiny(name: str, **arguments: object) -> torch.nn.Module:
+    """A small network with random weights, the same each time; those that start as zeros or ones are changed too."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = registry[name](**{**TINY[name], **arguments})
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim < 2:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def problem(
+    *,
+    batch: int = 1,
+    sets: int = 1,
+    coils: int = 4,
+    shape: tuple[int, int] = (24, 24),
+    share: float = 0.4,
+    seed: int = 0,
+) -> tuple[torch.Tensor, MultiCoilMRI]:
+    """Random k-space and maps, with a fully sampled middle."""
+    g = torch.Generator().manual_seed(seed)
+    maps = torch.randn(batch, sets, coils, *shape, generator=g, dtype=torch.complex64)
+    maps = maps / torch.linalg.vector_norm(maps, dim=2, keepdim=True)
+    mask = torch.rand(batch, 1, *shape, generator=g) < share
+    h, w = shape
+    mask[..., h // 2 - 1 : h // 2 + 2, w // 2 - 1 : w // 2 + 2] = True
+    y = torch.randn(batch, coils, *shape, generator=g, dtype=torch.complex64)
+    return y * mask, MultiCoilMRI(maps, mask)
+
+
+def without_gradient(model: torch.nn.Module) -> list[str]:
+    """Names of the trainable weights that the loss does not reach."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.any()))
+    ]
