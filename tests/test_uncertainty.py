@@ -1,22 +1,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from deepinv.models import Reconstructor
 from deepinv.physics.noise import GaussianNoise
 from skimage.data import shepp_logan_phantom
 from skimage.transform import resize
 
+import recon
+from recon.cards import Card, Covers
 from recon.datasets.coils import random_loops
 from recon.datasets.masks import make_mask
+from recon.datasets.simulate import simulate_mri
+from recon.hallucination import null_part
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError, ShapeError
 from recon.physics.layout import to_channels, to_complex
 from recon.physics.linalg import conjugate_gradient
+from recon.slices import Trust
 from recon.trust import noise_map
-from recon.uncertainty import deviation, equivariant_bootstrap, smoothed
+from recon.uncertainty import METHOD, deviation, equivariant_bootstrap, smoothed
 
 
 def phantom(shape, coils=6, seed=0, sets=1):
@@ -179,3 +187,125 @@ def test_a_magnitude_image_cannot_be_measured_again():
     physics = MultiCoilMRI(maps)
     with pytest.raises(ShapeError, match="complex"):
         equivariant_bootstrap(lambda *_: x[:, :1], physics.A(x), physics, 0.1)
+
+
+# --- in the pipeline --------------------------------------------------------------------------------------------
+
+CALIBRATION = {"level": 0.9, "scale": 2.0, "floor": 0.01, "method": METHOD, "replicas": 3, "slices": 100, "data": []}
+
+
+class Learned(Reconstructor):
+    """Stands for a network with its card."""
+
+    learned = True
+
+    def __init__(self, calibration=None):
+        super().__init__()
+        covers = Covers(organs=(), coils=(1, 64), acceleration=(1, 20), matrix=(8, 512))
+        self.card = Card(covers=covers, calibration=calibration or {})
+        self.calls = 0
+
+    def forward(self, y, physics):
+        self.calls += 1
+        return sense(5)(y, physics)
+
+
+@pytest.fixture(scope="module")
+def scan():
+    image = resize(shepp_logan_phantom(), (40, 36), anti_aliasing=True).astype(np.float32)
+    volume = np.stack([image, 0.8 * image])
+    return simulate_mri(volume, coils=4, snr=30, mask="poisson", acceleration=3, center=12).scan
+
+
+def test_a_learned_image_comes_with_an_interval_and_what_the_data_do_not_say(scan, tmp_path):
+    model = Learned(CALIBRATION)
+    result = recon.reconstruct(scan, model=model, trust=Trust(slices=1, replicas=2))
+    checked = [index for index in range(2) if torch.isfinite(result.interval[index]).any()]
+    assert len(checked) == 1, "the others are not computed"
+    assert result.provenance["model"]["calibration"]["scale"] == 2.0
+    (k,) = checked
+    unit = (result.interval[k] - 2 * result.maps["bootstrap"][k]) / (2 * 0.01)  # the floor, in the file's units
+    inside = result.maps["bootstrap"][k] > 0
+    assert unit[inside].min() > 0
+    assert (result.maps["bootstrap"][k][inside] / result.magnitude[k].max()).median() < 0.2
+    for name in ("null_space", "hallucination"):
+        assert result.maps[name].shape == (2, 40, 36)
+        assert 0 < result.maps[name][k].max() < result.magnitude[k].max()
+    assert model.calls == 2 + 1 + 3 + 3  # images, hold-out, noise map, bootstrap as calibrated
+
+    result.save(tmp_path / "out.h5")
+    with h5py.File(tmp_path / "out.h5") as file:
+        for name in ("interval", "bootstrap", "null_space", "hallucination", "uncertainty"):
+            np.testing.assert_allclose(file["maps"][name][k], getattr(result, name, result.maps.get(name))[k])
+    result.report(tmp_path / "out.html")
+    text = (tmp_path / "out.html").read_text()
+    for panel in ("interval", "null_space", "hallucination"):
+        assert f'id="{panel}"' in text
+    assert "in 90 % of the object" in text
+    assert 'id="bootstrap"' not in text
+
+
+def test_maps_are_in_the_units_of_the_file(scan):
+    loud = replace(
+        scan,
+        kspace=1000 * np.stack([scan.kspace[i] for i in range(2)]),
+        noise=1000 * scan.noise,
+        reference=1000 * np.stack([scan.reference[i] for i in range(2)]),
+    )
+    one, thousand = (
+        recon.reconstruct(s, model=Learned(CALIBRATION), trust=Trust(slices=2, replicas=2), slices=[0])
+        for s in (scan, loud)
+    )
+    torch.testing.assert_close(thousand.interval, 1000 * one.interval, rtol=1e-2, atol=1e-2)
+    for name in ("bootstrap", "null_space", "hallucination"):
+        error = (thousand.maps[name] - 1000 * one.maps[name]).abs().max()
+        assert error < 0.02 * thousand.maps[name].max()
+
+
+def test_without_calibration_there_is_a_map_but_no_promise(scan, tmp_path):
+    result = recon.reconstruct(scan, model=Learned(), slices=[0], trust=Trust(replicas=2))
+    assert result.interval is None
+    assert "calibration" not in result.provenance["model"]
+    assert "bootstrap" in result.maps
+    result.report(tmp_path / "out.html")
+    text = (tmp_path / "out.html").read_text()
+    assert 'id="bootstrap"' in text
+    assert 'id="interval"' not in text
+
+
+def test_without_a_reference_there_is_no_hallucination_map(scan):
+    result = recon.reconstruct(replace(scan, reference=None), model=Learned(), slices=[0], trust=Trust(replicas=2))
+    assert "hallucination" not in result.maps
+    assert "null_space" in result.maps
+
+
+def test_a_true_image_has_no_hallucinations(scan):
+    """The reference is taken as the truth: the closer the image, the emptier the map."""
+
+    class Better(Learned):
+        def forward(self, y, physics):
+            return sense(12)(y, physics)
+
+    class Worse(Learned):
+        def forward(self, y, physics):
+            x = sense(12)(y, physics)
+            return x + 2 * null_part(x.roll(5, -1), physics)
+
+    energy = [
+        recon.reconstruct(scan, model=m, slices=[0], trust=Trust(replicas=2)).maps["hallucination"].norm()
+        for m in (Better(), Worse())
+    ]
+    assert energy[1] > 1.5 * energy[0]
+
+
+def test_classical_methods_are_as_before(scan):
+    result = recon.reconstruct(scan, model="cg-sense", slices=[0], trust=Trust(replicas=2))
+    assert result.interval is None
+    assert set(result.maps) == {"mask", "residual", "g_factor"}
+
+
+def test_no_replicas_no_bootstrap(scan):
+    model = Learned(CALIBRATION)
+    result = recon.reconstruct(scan, model=model, slices=[0], trust=Trust(replicas=0))
+    assert result.interval is None
+    assert "bootstrap" not in result.maps
