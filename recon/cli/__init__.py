@@ -19,6 +19,7 @@ VERBS = {
     "simulate": "make raw measurements from an image or volume",
     "evaluate": "compare a result with a reference",
     "models": "list the methods, or describe one",
+    "train": "train a network as a configuration says",
     "import-weights": "convert trained weights of DIRECT, fastMRI or deepinv",
 }
 

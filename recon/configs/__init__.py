@@ -1,0 +1,1 @@
+"""Configurations of ``recon train``, by name: ``recon train recurrentvarnet-tiny``."""

@@ -1,0 +1,107 @@
+"""What data modules share: sets of examples that depend on (seed, epoch, index) only, and loaders of them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from recon.cards import Card
+from recon.physics.errors import OptionError
+from recon.training.examples import Batch, Example, collate
+
+
+class TrainingSet(Protocol):
+    """Examples of one epoch after another."""
+
+    def __len__(self) -> int:
+        """Examples an epoch."""
+        ...
+
+    def __getitem__(self, index: int) -> Example:
+        """Make an example; the same one for the same epoch and index, in whatever process."""
+        ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch."""
+        ...
+
+
+class EpochSampler(DistributedSampler):
+    """Shuffles anew each epoch, shares the examples out among processes, and tells the set which epoch it is.
+
+    Workers copy the set when an epoch starts, so that they must not outlive it.
+    """
+
+    def __init__(self, examples: TrainingSet, *, processes: int = 1, rank: int = 0, seed: int = 0) -> None:
+        mapped: Any = examples  # a map-style set, if not by inheritance
+        super().__init__(mapped, num_replicas=processes, rank=rank, shuffle=True, seed=seed, drop_last=True)
+        self.examples = examples
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch; Lightning calls this before each, and before a resumed one."""
+        super().set_epoch(epoch)
+        self.examples.set_epoch(epoch)
+
+
+class ExampleData(LightningDataModule):
+    """Loaders of a training and a validation set.
+
+    Parameters
+    ----------
+    batch_size
+        Examples a step and process. Examples of a batch must have one matrix.
+    workers
+        Processes that make examples.
+    seed
+        Of the order.
+
+    Raises
+    ------
+    OptionError
+        A batch size below 1.
+    """
+
+    def __init__(self, *, batch_size: int = 1, workers: int = 0, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1 or workers < 0:
+            raise OptionError("a batch has at least one example", found=f"batch_size {batch_size}, workers {workers}")
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+
+    def training_set(self) -> TrainingSet:
+        """Return the examples that are trained on."""
+        raise NotImplementedError
+
+    def validation_set(self) -> Dataset:
+        """Return the examples that are validated on, always the same."""
+        raise NotImplementedError
+
+    def card(self) -> Card:
+        """Return what the card of the weights should say of the data."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of one process; half-filled batches are left out."""
+        examples = self.training_set()
+        processes, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        if len(examples) < self.batch_size * processes:
+            raise OptionError(
+                "an epoch has fewer examples than one step needs",
+                found=len(examples),
+                expected=f"at least batch_size x processes = {self.batch_size * processes}",
+            )
+        mapped: Any = examples
+        return DataLoader(
+            mapped,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(examples, processes=processes, rank=rank, seed=self.seed),
+            num_workers=self.workers,
+            collate_fn=collate,
+            drop_last=True,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader; one example a batch, so that matrices may differ."""
+        return DataLoader(self.validation_set(), batch_size=1, num_workers=min(self.workers, 1), collate_fn=collate)

@@ -1,0 +1,119 @@
+"""What training minimises: a weighted sum of losses by name, each the mean over the batch.
+
+A loss sees the network's output and the batch, so that one that compares k-space, with no target, has what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from recon.physics.errors import DataError, OptionError, ShapeError
+from recon.training.examples import Batch
+
+Images = Float[Tensor, "b channel y x"]
+Loss = Callable[[Images, Batch], Float[Tensor, ""]]
+
+_WINDOW = 7  # of the SSIM, as fastMRI has it
+
+
+def l1(x: Images, batch: Batch) -> Float[Tensor, ""]:
+    """Mean absolute difference of magnitudes."""
+    return (_magnitude(x) - _magnitude(_target(batch))).abs().mean()
+
+
+def ssim(x: Images, batch: Batch) -> Float[Tensor, ""]:
+    """One minus the structural similarity of magnitudes: 7x7 windows, range up to each target's maximum."""
+    target = _magnitude(_target(batch))
+    peak = target.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(target.dtype).tiny)
+    value = structural_similarity_index_measure(
+        (_magnitude(x) / peak)[:, None],
+        (target / peak)[:, None],
+        gaussian_kernel=False,
+        kernel_size=_WINDOW,
+        data_range=1.0,
+    )
+    assert isinstance(value, Tensor)
+    return 1 - value
+
+
+def nmse(x: Images, batch: Batch) -> Float[Tensor, ""]:
+    """Energy of the difference of magnitudes over that of the target."""
+    target = _magnitude(_target(batch))
+    return (_energy(_magnitude(x) - target) / _energy(target)).mean()
+
+
+def l2(x: Images, batch: Batch) -> Float[Tensor, ""]:
+    """Norm of the complex difference over that of the target."""
+    target = _complex_target(x, batch)
+    return (_energy(x - target) / _energy(target)).sqrt().mean()
+
+
+def complex_l1(x: Images, batch: Batch) -> Float[Tensor, ""]:
+    """Mean modulus of the complex difference."""
+    return _magnitude(x - _complex_target(x, batch)).mean()
+
+
+LOSSES: Mapping[str, Loss] = {"l1": l1, "ssim": ssim, "nmse": nmse, "l2": l2, "complex_l1": complex_l1}
+
+
+class WeightedLoss:
+    """Weighted sum of losses.
+
+    Parameters
+    ----------
+    weights
+        Of each, by the names in `LOSSES`.
+
+    Raises
+    ------
+    OptionError
+        A loss that does not exist, or none at all.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        unknown = [name for name in weights if name not in LOSSES]
+        if unknown or not weights:
+            raise OptionError(
+                "the loss is a weighted sum of losses by name",
+                found=", ".join(unknown) or "none",
+                expected=f"some of {', '.join(LOSSES)}",
+            )
+        self.weights = dict(weights)
+
+    def __call__(self, x: Images, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Return the sum and its parts, without weights; in float32 whatever the precision of training."""
+        with torch.autocast(x.device.type, enabled=False):
+            parts = {name: LOSSES[name](x.float(), batch) for name in self.weights}
+            total = torch.stack([weight * parts[name] for name, weight in self.weights.items()]).sum()
+        return total, {name: part.detach() for name, part in parts.items()}
+
+
+def _target(batch: Batch) -> Images:
+    if batch.target is None:
+        raise DataError("this loss compares with a target, and an example has none", found=", ".join(batch.names))
+    return batch.target
+
+
+def _complex_target(x: Images, batch: Batch) -> Images:
+    target = _target(batch)
+    if x.shape != target.shape:
+        raise ShapeError(
+            "the network's output does not fit the target",
+            found=tuple(x.shape),
+            expected=tuple(target.shape),
+            cure="Compare magnitudes, with l1, ssim or nmse",
+        )
+    return target
+
+
+def _magnitude(x: Images) -> Float[Tensor, "b y x"]:
+    return torch.linalg.vector_norm(x, dim=1)
+
+
+def _energy(x: Float[Tensor, "b *image"]) -> Float[Tensor, " b"]:
+    return x.flatten(1).square().sum(1)

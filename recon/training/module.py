@@ -1,0 +1,133 @@
+"""The Lightning module: any registered network, trained on batches of k-space with targets."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from recon import metrics
+from recon.datasets.atomic import atomic_path
+from recon.physics.errors import DataError, OptionError
+from recon.training.examples import Batch
+from recon.training.losses import WeightedLoss
+from recon.training.network import build
+from recon.training.schedule import Schedule
+
+_PUBLISHED = Schedule()
+METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim, "nmse": metrics.nmse}
+
+
+class ReconstructionModule(LightningModule):
+    """Trains a network ``x = network(y, physics)`` with Adam.
+
+    Parameters
+    ----------
+    network
+        Registered name of the network.
+    arguments
+        Of its constructor.
+    loss
+        Weight of each loss, by the names in `recon.training.losses.LOSSES`; L1 + (1 - SSIM) by default.
+    lr
+        Highest learning rate.
+    schedule
+        How it changes.
+    channels_last
+        Keep the weights in the memory format in which some convolutions are faster.
+    compile
+        Compile the network with `torch.compile`.
+
+    Raises
+    ------
+    OptionError
+        A network, argument or loss that does not exist.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        loss: dict[str, float] | None = None,
+        lr: float = 5e-4,
+        schedule: Schedule = _PUBLISHED,
+        channels_last: bool = False,
+        compile: bool = False,  # noqa: A002 - what everybody calls it
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise OptionError("a learning rate is positive", found=lr)
+        self.name, self.arguments = network, dict(arguments or {})
+        self.network = build(self.name, self.arguments)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.loss = WeightedLoss({"l1": 1.0, "ssim": 1.0} if loss is None else loss)
+        self.lr, self.schedule = lr, schedule
+        self._compile = compile
+
+    def setup(self, stage: str) -> None:
+        """Compile, after callbacks have copied the network."""
+        if self._compile and stage == "fit":
+            self.network.compile()
+
+    def forward(self, batch: Batch) -> Float[Tensor, "b channel y x"]:
+        """Reconstruct a batch."""
+        return self.network(batch.y, batch.physics())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """Return the loss.
+
+        Raises
+        ------
+        DataError
+            The loss is not finite; the batch is saved.
+        """
+        loss, parts = self.loss(self(batch), batch)
+        if not torch.isfinite(loss):
+            self._stop_at(batch, float(loss), batch_idx)
+        logged = {"train/loss": loss} | {f"train/{name}": part for name, part in parts.items() if len(parts) > 1}
+        self.log_dict(logged, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Log loss and figures of merit of the magnitudes; return the images."""
+        x = self(batch)
+        loss, _ = self.loss(x, batch)
+        logged = {"val/loss": loss}
+        if batch.target is not None:
+            pairs = [(_magnitude(a), _magnitude(b)) for a, b in zip(x, batch.target, strict=True)]
+            for name, metric in METRICS.items():
+                values = [metric(image, reference) for image, reference in pairs]
+                logged[f"val/{name}"] = torch.tensor(values, device=x.device).mean()  # float32: no device lacks it
+        self.log_dict(logged, batch_size=len(batch), sync_dist=True)
+        return {"x": x}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return Adam and the schedule, which goes by steps."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _stop_at(self, batch: Batch, loss: float, batch_idx: int) -> None:
+        weights = all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
+        file = Path(self.trainer.default_root_dir) / f"bad-batch-rank{self.global_rank}.pt"
+        content = {f.name: v.cpu() if isinstance(v := getattr(batch, f.name), Tensor) else v for f in fields(batch)}
+        with atomic_path(file, overwrite=True) as temporary:
+            torch.save(content, temporary)
+        raise DataError(
+            f"the loss is not finite at step {self.global_step}, batch {batch_idx}; the batch was saved here",
+            file=file,
+            found=f"{loss} with {'finite weights' if weights else 'weights that are not finite'}, "
+            f"examples {', '.join(batch.names)}",
+            cure="Look at the batch, or lower model.lr or set trainer.gradient_clip_val",
+        )
+
+
+def _magnitude(x: Float[Tensor, "channel y x"]) -> Float[Tensor, "y x"]:
+    return torch.linalg.vector_norm(x.float(), dim=0)
