@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib import resources
@@ -137,10 +137,14 @@ def card_from(entries: object, path: Path) -> Card:
 
 def _covers(entries: Mapping[str, Any], path: Path) -> Covers:
     try:
-        low_high = {name: tuple(float(v) for v in entries[name]) for name in ("coils", "acceleration", "matrix")}
-        organs = tuple(str(organ) for organ in entries["organs"])
-        if any(len(pair) != 2 for pair in low_high.values()) or len(entries) != 4:
-            raise ValueError
+        if entries.keys() != {entry.name for entry in fields(Covers)}:
+            raise KeyError
+        return Covers(
+            organs=tuple(str(organ) for organ in entries["organs"]),
+            coils=_range(entries["coils"]),
+            acceleration=_range(entries["acceleration"]),
+            matrix=_range(entries["matrix"]),
+        )
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
             "the card's entry 'covers' cannot be used",
@@ -148,7 +152,11 @@ def _covers(entries: Mapping[str, Any], path: Path) -> Covers:
             found=repr(entries)[:80],
             expected="organs, and least and greatest coils, acceleration, matrix",
         ) from None
-    return Covers(organs=organs, **low_high)
+
+
+def _range(pair: Sequence[float]) -> Range:
+    least, greatest = pair
+    return float(least), float(greatest)
 
 
 def shipped() -> dict[str, Path]:

@@ -12,6 +12,7 @@ TINY = {
     "deepinv-varnet": {"cascades": 2, "depth": 3, "features": 8},
     "drunet-pnp": {"features": 4, "blocks": 1},
     "modl": {"iterations": 2, "depth": 3, "features": 8},
+    "recurrentvarnet": {"steps": 2, "hidden": 8, "layers": 2},
     "unet": {"features": 8, "pools": 2},
     "varnet": {"cascades": 2, "features": 8, "pools": 2},
 }
