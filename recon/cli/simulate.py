@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     mri.add_argument("--slices", type=numbers, help="slices wanted, such as 0,3,5-9 (default: all)")
     mri.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     mri.add_argument(
-        "--format", help="name of the output format (fastmri, ismrmrd, ...), for endings shared by several"
+        "--format",
+        help="name of the output format, for endings shared by several; fastmri: exactly that data set's layout, with "
+        "no truth beside it (take --mask full --oversampling 2 for training files)",
     )
+    mri.add_argument("--acquisition", default="", help="what the file calls itself, such as AXT2 (fastMRI's attribute)")
     mri.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
 
 
@@ -53,9 +57,12 @@ def run(args: argparse.Namespace) -> int:
     from recon.datasets.random import child_generator
     from recon.datasets.simulate import simulate_mri
 
-    truth_path = args.out.with_name(args.out.name.split(".")[0] + "-truth.h5")
+    truth_path = None  # a folder in fastMRI's layout holds nothing else
+    if args.format != "fastmri":
+        truth_path = args.out.with_name(args.out.name.split(".")[0] + "-truth.h5")
     for output in (args.out, truth_path):
-        check_target(output, overwrite=args.overwrite)
+        if output is not None:
+            check_target(output, overwrite=args.overwrite)
     image = _image(args.image, args.slices)
     mask: str | Tensor = args.mask
     shape = (image.pixels.shape[1], image.pixels.shape[2])
@@ -87,21 +94,25 @@ def run(args: argparse.Namespace) -> int:
         oversampling=args.oversampling,
         seed=args.seed,
     )
-    datasets.save(simulation.scan, args.out, overwrite=args.overwrite, format=args.format)
-    truth = datasets.Image(
-        pixels=simulation.truth,
-        source=simulation.scan.source,
-        spacing=simulation.scan.spacing,
-        affine=simulation.scan.affine,
-        header=simulation.scan.header,
-    )
-    datasets.save(truth, truth_path, overwrite=args.overwrite)
+    scan = simulation.scan
+    if args.acquisition:
+        scan = replace(scan, header={**scan.header, "acquisition": args.acquisition})
+    datasets.save(scan, args.out, overwrite=args.overwrite, format=args.format)
+    if truth_path is not None:
+        truth = datasets.Image(
+            pixels=simulation.truth,
+            source=scan.source,
+            spacing=scan.spacing,
+            affine=scan.affine,
+            header=scan.header,
+        )
+        datasets.save(truth, truth_path, overwrite=args.overwrite)
     facts = {
         "output": str(args.out),
-        "truth": str(truth_path),
-        "shape (slice, coil, ...)": list(simulation.scan.kspace.shape),
+        "truth": None if truth_path is None else str(truth_path),
+        "shape (slice, coil, ...)": list(scan.kspace.shape),
         "noise level": None if math.isinf(args.snr) else simulation.sigma,
-        "sampled": None if simulation.scan.mask is None else f"{np.mean(simulation.scan.sampling(0)[0]):.1%}",
+        "sampled": None if scan.mask is None else f"{np.mean(scan.sampling(0)[0]):.1%}",
     }
     if args.json:
         print_json(facts)
