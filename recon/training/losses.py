@@ -53,12 +53,25 @@ def l2(x: Images, batch: Batch) -> Float[Tensor, ""]:
     return (_energy(x - target) / _energy(target)).sqrt().mean()
 
 
+def magnitude_l2(x: Images, batch: Batch) -> Float[Tensor, ""]:
+    """Norm of the difference of magnitudes over that of the target."""
+    target = _magnitude(_target(batch))
+    return (_energy(_magnitude(x) - target) / _energy(target)).sqrt().mean()
+
+
 def complex_l1(x: Images, batch: Batch) -> Float[Tensor, ""]:
     """Mean modulus of the complex difference."""
     return _magnitude(x - _complex_target(x, batch)).mean()
 
 
-LOSSES: Mapping[str, Loss] = {"l1": l1, "ssim": ssim, "nmse": nmse, "l2": l2, "complex_l1": complex_l1}
+LOSSES: Mapping[str, Loss] = {
+    "l1": l1,
+    "ssim": ssim,
+    "nmse": nmse,
+    "l2": l2,
+    "magnitude_l2": magnitude_l2,
+    "complex_l1": complex_l1,
+}
 
 
 class WeightedLoss:

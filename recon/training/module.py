@@ -34,8 +34,8 @@ class ReconstructionModule(LightningModule):
         Of its constructor.
     loss
         Weight of each loss, by the names in `recon.training.losses.LOSSES`; L1 + (1 - SSIM) by default.
-    lr
-        Highest learning rate.
+    lr, betas
+        Highest learning rate, and the decays of Adam's averages.
     schedule
         How it changes.
     channels_last
@@ -56,19 +56,20 @@ class ReconstructionModule(LightningModule):
         *,
         loss: dict[str, float] | None = None,
         lr: float = 5e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
         schedule: Schedule = _PUBLISHED,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002 - what everybody calls it
     ) -> None:
         super().__init__()
-        if not lr > 0:
-            raise OptionError("a learning rate is positive", found=lr)
+        if not (lr > 0 and all(0 <= beta < 1 for beta in betas)):
+            raise OptionError("a learning rate is positive, and averages decay", found=f"lr {lr:g}, betas {betas}")
         self.name, self.arguments = network, dict(arguments or {})
         self.network = build(self.name, self.arguments)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.loss = WeightedLoss({"l1": 1.0, "ssim": 1.0} if loss is None else loss)
-        self.lr, self.schedule = lr, schedule
+        self.lr, self.betas, self.schedule = lr, betas, schedule
         self._compile = compile
 
     def setup(self, stage: str) -> None:
@@ -110,7 +111,7 @@ class ReconstructionModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return Adam and the schedule, which goes by steps."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, betas=self.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
