@@ -9,7 +9,7 @@ from scipy.ndimage import convolve, gaussian_laplace
 from skimage.data import camera
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from recon.metrics import bootstrap_interval, evaluate, hfen, nmse, psnr, ssim
+from recon.metrics import bootstrap_interval, evaluate, hfen, nmse, psnr, ssim, vif
 from recon.physics.errors import DataError, OptionError, ShapeError
 
 
@@ -51,6 +51,28 @@ def test_hfen_is_the_filter_of_15_by_15(volume):
     support[inner] = True
     assert hfen(smooth, gt, support) < 1e-6, "a constant error has no edges"
     assert hfen(rough, gt, support) > 0.01
+
+
+def test_vif_gives_the_figures_of_sewar():
+    """Of `sewar.full_ref.vifp`, version 0.4.10, slice by slice, the volume's maximum scaled to 255."""
+    gt = np.stack([camera()[i : i + 96, i : i + 80] for i in (100, 180)]).astype(float)
+    waves = 12 * np.sin(np.arange(96)[:, None] * 7 + np.arange(80) * 3)
+    blurred = (gt + np.roll(gt, 1, 1) + np.roll(gt, 1, 2) + np.roll(gt, (1, 1), (1, 2))) / 4
+    figures = {0.4278710754500775: gt + waves, 0.8316980959582161: 0.7 * gt, 1.0901247153544915: 1.2 * gt}
+    figures[0.47796824159979495] = blurred
+    for expected, image in figures.items():
+        assert vif(image, gt) == pytest.approx(expected, rel=1e-8)
+        assert vif(1e-3 * image, 1e-3 * gt) == pytest.approx(expected, rel=1e-6)
+    assert vif(gt, gt) == pytest.approx(1)
+    flat = np.stack([gt[0], np.zeros_like(gt[0])])
+    assert vif(blurred[[0, 0]], flat) == pytest.approx(vif(blurred[0], gt[0])), "an empty slice has no information"
+
+
+def test_vif_of_bad_input():
+    with pytest.raises(ShapeError, match=r"too small for four scales.*41 x 41"):
+        vif(np.ones((40, 60)), np.ones((40, 60)))
+    with pytest.raises(DataError, match="flat"):
+        vif(np.ones((50, 60)), np.ones((50, 60)))
 
 
 def test_support_hides_what_lies_outside(volume):
