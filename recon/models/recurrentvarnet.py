@@ -15,15 +15,16 @@ from recon.models import registry
 from recon.models.convgru import RecurrentRegulariser, State, StateInitialiser
 from recon.models.learned import LearnedReconstructor
 from recon.models.scaling import unit_scale
+from recon.models.unet import NormUNet, check_cartesian
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import OptionError
 from recon.physics.fft import fft_centred, ifft_centred
 from recon.physics.layout import to_channels, to_complex
 from recon.physics.linalg import conjugate_gradient
-from recon.regularisation import check_measurements
 
 Initialiser = Literal["image", "kspace", "kspace-corner", "none"]
 _COMPLEX = 2  # real channels of a complex image
+_MAP_POOLS = 4  # of the U-Net for coil maps
 _ITERATIONS = 10  # of the conjugate gradients of the ending data consistency
 
 
@@ -60,6 +61,8 @@ class RecurrentVarNet(LearnedReconstructor):
         Iterations of CG-SENSE that fill in the samples that are missing in :math:`k_0`; 0 as published.
     data_consistency
         End with :math:`\arg\min_x \|A x - y\|^2 + \lambda \|x - x_T\|^2`, :math:`\lambda` learned.
+    refine_maps
+        Features of a U-Net that refines the coil maps, one by one, before anything else; 0: they are used as they are.
     output
         ``combined``: :math:`R(k_T)`, complex; ``rss``: root sum of squares of the coil images, one channel.
     scale
@@ -88,19 +91,26 @@ class RecurrentVarNet(LearnedReconstructor):
         block: int = 1,
         warm_start: int = 0,
         data_consistency: bool = False,
+        refine_maps: int = 0,
         output: Literal["combined", "rss"] = "combined",
         scale: bool = True,
         save_memory: bool = False,
     ) -> None:
         super().__init__()
-        if min(steps, hidden, layers, block) < 1 or warm_start < 0:
+        if min(steps, hidden, layers, block) < 1 or min(warm_start, refine_maps) < 0:
             raise OptionError(
                 "RecurrentVarNet has at least one step, layer and channel",
                 found=f"steps {steps}, hidden {hidden}, layers {layers}, block {block}, warm_start {warm_start}",
             )
+        if initialiser not in _INITIAL_IMAGE or output not in ("combined", "rss"):
+            raise OptionError(
+                "no such initialiser or output",
+                found=f"initialiser {initialiser}, output {output}",
+                expected=f"{', '.join(_INITIAL_IMAGE)}; combined, rss",
+            )
+        self._initial_image = _INITIAL_IMAGE[initialiser]
         self.hidden, self.layers, self.block, self.warm_start = hidden, layers, block, warm_start
         self.noise_input, self.output, self.scale, self.save_memory = noise_input, output, scale, save_memory
-        self._initial_image = _INITIAL_IMAGE[initialiser]
         in_channels = block**2 * _COMPLEX + int(noise_input)
         self.initialiser = (
             None
@@ -108,10 +118,12 @@ class RecurrentVarNet(LearnedReconstructor):
             else StateInitialiser(block**2 * _COMPLEX, hidden, layers, scales=initialiser_scales)
         )
         self.regularisers = nn.ModuleList(
-            RecurrentRegulariser(in_channels, block**2 * _COMPLEX, hidden, layers) for _ in range(1 if share_weights else steps)
+            RecurrentRegulariser(in_channels, block**2 * _COMPLEX, hidden, layers)
+            for _ in range(1 if share_weights else steps)
         )
         self.step_sizes = nn.Parameter(torch.ones(steps))
         self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
+        self.maps = NormUNet(_COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None
 
     def forward(self, y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI) -> Float[Tensor, "b channel y x"]:
         """Reconstruct.
@@ -130,13 +142,11 @@ class RecurrentVarNet(LearnedReconstructor):
         ShapeError
             Measurements that do not fit the physics.
         """
-        if not isinstance(physics, MultiCoilMRI) or physics.three_d:
-            raise OptionError(
-                "RecurrentVarNet reconstructs 2D Cartesian k-space",
-                found=type(physics).__name__,
-                cure="Take cg-sense or l1-wavelet",
+        check_cartesian(y, physics)
+        if self.maps is not None:
+            physics = MultiCoilMRI(
+                _refined(self.maps, physics.coil_maps), physics.mask, noise_model=physics.noise_model
             )
-        check_measurements(y, physics)
         unit = unit_scale(y, physics) if self.scale else torch.ones((), device=y.device)
         scaled = y / unit
         z = self._coil_images(scaled, physics, self._noise(unit, physics))
@@ -230,6 +240,13 @@ def _combined(maps: Tensor, z: Complex[Tensor, "b coil y x"]) -> Complex[Tensor,
 
 def _expanded(maps: Tensor, x: Complex[Tensor, "b set y x"]) -> Complex[Tensor, "b coil y x"]:
     return (maps * x[:, :, None]).sum(1)
+
+
+def _refined(network: nn.Module, maps: Complex[Tensor, "b set coil y x"]) -> Complex[Tensor, "b set coil y x"]:
+    """Refine maps one by one, and give them unit norm over the coils where they had any."""
+    refined = to_complex(network(to_channels(maps.reshape(-1, 1, *maps.shape[3:])))).reshape(maps.shape)
+    norm = torch.linalg.vector_norm(torch.view_as_real(refined), dim=(2, -1)).unsqueeze(2)
+    return torch.where(maps.abs().sum(2, keepdim=True) > 0, refined / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)
 
 
 def _features(x: Complex[Tensor, "b set y x"], block: int) -> Float[Tensor, "n c v u"]:

@@ -21,6 +21,7 @@ from recon.training.examples import PEAK, Example, make_example
 
 _SCENE, _SAMPLING = range(2)  # what each child generator is for
 _LINES = ("random", "equispaced", "equispaced_fraction", "gaussian_lines")
+_CENTRE_SHARE = 0.5  # of the samples, at most, is the centre's
 _ATTEMPTS = 20  # images drawn until one has signal
 
 
@@ -37,7 +38,7 @@ class Acquisition:
     acceleration, line_acceleration
         Of masks of points, and of masks of lines.
     calibration
-        Side of the fully sampled centre.
+        Side of the fully sampled centre, which has no more than half of the samples.
     noise
         Standard deviation of the real part of a k-space sample, over the image's 99.9th percentile.
     correlation
@@ -74,7 +75,7 @@ class Acquisition:
 
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """What several samplings of one slice share."""
+    """What several samplings of one slice share; without maps each estimates its own."""
 
     kspace: Complex[Tensor, "coil y x"]
     colour: Complex[Tensor, "coil coil"]
@@ -138,22 +139,26 @@ class SimulatedScans(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         """Simulate one example."""
         number = index % -(-self.length // self.repeats)
-        scene = self._scenes.get(number) or self._scene(number)
+        if number not in self._scenes:
+            self._scenes[number] = self._scene(number)
+        scene = self._scenes[number] if self.repeats > 1 else self._scenes.pop(number)
         rng = child_generator(self.seed, _SAMPLING, self.epoch, index)
-        mask = _draw_mask(self.acquisition, tuple(scene.kspace.shape[1:]), scene.center, rng)
+        return self._scanned(scene, rng, f"{scene.name}, example {index} of epoch {self.epoch}")
+
+    def _scanned(self, scene: _Scene, rng: torch.Generator, name: str) -> Example:
+        """Draw mask and noise."""
+        shape = (scene.kspace.shape[1], scene.kspace.shape[2])
+        mask = _draw_mask(self.acquisition, shape, scene.center, rng)
         white = torch.randn(*scene.kspace.shape, 2, generator=rng)
         noise = torch.einsum("dc,cyx->dyx", scene.colour, torch.view_as_complex(white))
-        example = make_example(
+        return make_example(
             scene.kspace + noise,
             mask,
             target=scene.kspace,
             coil_maps=scene.coil_maps,
             sigma=scene.sigma,
-            name=f"{scene.name}, example {index} of epoch {self.epoch}",
+            name=name,
         )
-        if self.repeats > 1:
-            self._scenes[number] = replace(scene, coil_maps=example.coil_maps)
-        return example
 
     def _scene(self, number: int) -> _Scene:
         rng, a = child_generator(self.seed, _SCENE, self.epoch, number), self.acquisition
@@ -168,7 +173,10 @@ class SimulatedScans(Dataset[Example]):
         relative = noise_covariance(array.sensitivity((32, 32)), _between(rng, a.correlation), rng)
         colour = (sigma * torch.linalg.cholesky(relative)).to(torch.complex64)
         center = int(torch.randint(a.calibration[0], a.calibration[1] + 1, (), generator=rng))
-        return _Scene(kspace, colour, sigma, center, None, name)
+        scene = _Scene(kspace, colour, sigma, center, None, name)
+        if self.repeats == 1:
+            return scene
+        return replace(scene, coil_maps=self._scanned(scene, rng, name).coil_maps)
 
     def _image(self, rng: torch.Generator) -> tuple[Float[Tensor, "y x"], str]:
         for _ in range(_ATTEMPTS):
@@ -183,15 +191,16 @@ class SimulatedScans(Dataset[Example]):
         raise DataError("the volumes hold hardly any signal", found=name)
 
 
-def _draw_mask(a: Acquisition, shape: tuple[int, ...], center: int, rng: torch.Generator) -> Tensor:
+def _draw_mask(a: Acquisition, size: tuple[int, int], center: int, rng: torch.Generator) -> Tensor:
     names = list(a.masks)
     weights = torch.tensor([a.masks[name] for name in names], dtype=torch.float64)
     name = names[int(torch.multinomial(weights, 1, generator=rng))]
-    size = (shape[0], shape[1])
     if name not in _LINES:
-        return make_mask(name, size, _log_between(rng, a.acceleration), center=center, generator=rng)
+        acceleration = _log_between(rng, a.acceleration)
+        side = min(center, int((_CENTRE_SHARE * size[0] * size[1] / acceleration) ** 0.5))
+        return make_mask(name, size, acceleration, center=side, generator=rng)
     acceleration = _log_between(rng, a.line_acceleration)
-    lines = min(center, round(0.5 * size[1] / acceleration))  # at least half of the lines lie outside of the centre
+    lines = min(center, round(_CENTRE_SHARE * size[1] / acceleration))
     if name == "equispaced":
         return make_mask(name, size, max(round(acceleration), 2), center=lines, generator=rng)
     return make_mask(name, size, acceleration, center=lines, generator=rng)
