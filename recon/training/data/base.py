@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +13,7 @@ from recon.physics.errors import OptionError
 from recon.training.examples import Batch, Example, collate
 
 
+@runtime_checkable
 class TrainingSet(Protocol):
     """Examples of one epoch after another."""
 
@@ -92,11 +93,14 @@ class ExampleData(LightningDataModule):
                 found=len(examples),
                 expected=f"at least batch_size x processes = {self.batch_size * processes}",
             )
+        sampler = EpochSampler(examples, processes=processes, rank=rank, seed=self.seed)
+        if self.trainer is not None:  # Lightning starts a resumed run's workers before it tells the epoch
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         mapped: Any = examples
         return DataLoader(
             mapped,
             batch_size=self.batch_size,
-            sampler=EpochSampler(examples, processes=processes, rank=rank, seed=self.seed),
+            sampler=sampler,
             num_workers=self.workers,
             collate_fn=collate,
             drop_last=True,
