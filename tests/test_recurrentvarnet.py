@@ -27,6 +27,7 @@ OPTIONS = pytest.mark.parametrize(
         {"data_consistency": True},
         {"refine_maps": 2},
         {"save_memory": True},
+        {"scale": "kspace"},
     ],
     ids=str,
 )
@@ -82,7 +83,7 @@ def test_convolution_repeats_the_edge(generator):
 
 def test_recursion_in_kspace(generator):
     """The equations of the paper, in k-space, step by step."""
-    model = tiny("recurrentvarnet", initialiser="kspace", scale=False)
+    model = tiny("recurrentvarnet", initialiser="kspace", scale="none")
     y, physics = problem(shape=(18, 15))
     maps = physics.coil_maps[:, 0]
 
@@ -122,7 +123,7 @@ def physics_image(physics, y):
 
 
 def test_ending_data_consistency_solves_its_problem():
-    model = tiny("recurrentvarnet", steps=1, data_consistency=True, scale=False)
+    model = tiny("recurrentvarnet", steps=1, data_consistency=True, scale="none")
     y, physics = problem()
     with_end = model(y, physics)
     weight, model.log_consistency = model.log_consistency.exp(), None

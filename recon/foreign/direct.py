@@ -48,11 +48,11 @@ def recurrentvarnet(content: Mapping[str, Any]) -> Foreign:
         "layers": layers,
         "initialiser": "kspace-corner" if initialiser else "none",
         "output": "rss",
-        "scale": False,
+        "scale": "kspace",
     }
     if initialiser:
         arguments["initialiser_scales"] = _scales(ours)
-    notes = ["k-space must be divided by its largest magnitude, as in DIRECT"]
+    notes = []
     if "sensitivity_model" in content:
         notes.append("the file's network for coil maps is left out: maps come from the calibration data")
     return Foreign(arguments=arguments, weights=ours, notes=tuple(notes))

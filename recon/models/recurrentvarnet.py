@@ -15,7 +15,7 @@ from recon.models import registry
 from recon.models.convgru import RecurrentRegulariser, State, StateInitialiser
 from recon.models.learned import LearnedReconstructor
 from recon.models.scaling import unit_scale
-from recon.models.unet import NormUNet, check_cartesian
+from recon.models.unet import UNet, check_cartesian
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import OptionError
 from recon.physics.fft import fft_centred, ifft_centred
@@ -25,6 +25,7 @@ from recon.physics.linalg import conjugate_gradient
 Initialiser = Literal["image", "kspace", "kspace-corner", "none"]
 _COMPLEX = 2  # real channels of a complex image
 _MAP_POOLS = 4  # of the U-Net for coil maps
+_SMALLEST = 2 ** (_MAP_POOLS + 1)
 _ITERATIONS = 10  # of the conjugate gradients of the ending data consistency
 
 
@@ -66,8 +67,8 @@ class RecurrentVarNet(LearnedReconstructor):
     output
         ``combined``: :math:`R(k_T)`, complex; ``rss``: root sum of squares of the coil images, one channel.
     scale
-        Scale the data to a zero-filled image of 99.9th percentile 1; False for the authors' weights, which expect
-        k-space divided by its largest magnitude.
+        What the network's data are divided by, and its image multiplied: the 99.9th percentile of the zero-filled
+        ``image``, the largest magnitude in ``kspace`` (the authors' weights), or ``none``.
     save_memory
         Keep only the coil images and states between steps for the backward pass, and compute the rest again.
 
@@ -93,7 +94,7 @@ class RecurrentVarNet(LearnedReconstructor):
         data_consistency: bool = False,
         refine_maps: int = 0,
         output: Literal["combined", "rss"] = "combined",
-        scale: bool = True,
+        scale: Literal["image", "kspace", "none"] = "image",
         save_memory: bool = False,
     ) -> None:
         super().__init__()
@@ -102,11 +103,11 @@ class RecurrentVarNet(LearnedReconstructor):
                 "RecurrentVarNet has at least one step, layer and channel",
                 found=f"steps {steps}, hidden {hidden}, layers {layers}, block {block}, warm_start {warm_start}",
             )
-        if initialiser not in _INITIAL_IMAGE or output not in ("combined", "rss"):
+        if initialiser not in _INITIAL_IMAGE or scale not in _SCALES or output not in ("combined", "rss"):
             raise OptionError(
-                "no such initialiser or output",
-                found=f"initialiser {initialiser}, output {output}",
-                expected=f"{', '.join(_INITIAL_IMAGE)}; combined, rss",
+                "no such initialiser, scale or output",
+                found=f"{initialiser}, {scale}, {output}",
+                expected=f"{', '.join(_INITIAL_IMAGE)}; {', '.join(_SCALES)}; combined, rss",
             )
         self._initial_image = _INITIAL_IMAGE[initialiser]
         self.hidden, self.layers, self.block, self.warm_start = hidden, layers, block, warm_start
@@ -123,7 +124,7 @@ class RecurrentVarNet(LearnedReconstructor):
         )
         self.step_sizes = nn.Parameter(torch.ones(steps))
         self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
-        self.maps = NormUNet(_COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None
+        self.maps = UNet(_COMPLEX, _COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None
 
     def forward(self, y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI) -> Float[Tensor, "b channel y x"]:
         """Reconstruct.
@@ -147,7 +148,7 @@ class RecurrentVarNet(LearnedReconstructor):
             physics = MultiCoilMRI(
                 _refined(self.maps, physics.coil_maps), physics.mask, noise_model=physics.noise_model
             )
-        unit = unit_scale(y, physics) if self.scale else torch.ones((), device=y.device)
+        unit = _SCALES[self.scale](y, physics)
         scaled = y / unit
         z = self._coil_images(scaled, physics, self._noise(unit, physics))
         if self.output == "rss":
@@ -187,6 +188,18 @@ class RecurrentVarNet(LearnedReconstructor):
             zero = image.real.new_zeros(b * sets, self.hidden, *(-(-n // self.block) for n in size))
             return [zero] * self.layers
         return self.initialiser(_features(self._initial_image(image), self.block))
+
+
+def _largest(y: Tensor, physics: MultiCoilMRI) -> Tensor:
+    largest = (y * physics.mask).abs().amax((1, 2, 3), keepdim=True)
+    return torch.where(largest > 0, largest, 1)
+
+
+def _one(y: Tensor, physics: MultiCoilMRI) -> Tensor:  # noqa: ARG001 - as the others
+    return y.real.new_ones(1, 1, 1, 1)
+
+
+_SCALES = {"image": unit_scale, "kspace": _largest, "none": _one}
 
 
 def _kspace_corner(image: Tensor) -> Tensor:
@@ -244,7 +257,10 @@ def _expanded(maps: Tensor, x: Complex[Tensor, "b set y x"]) -> Complex[Tensor, 
 
 def _refined(network: nn.Module, maps: Complex[Tensor, "b set coil y x"]) -> Complex[Tensor, "b set coil y x"]:
     """Refine maps one by one, and give them unit norm over the coils where they had any."""
-    refined = to_complex(network(to_channels(maps.reshape(-1, 1, *maps.shape[3:])))).reshape(maps.shape)
+    h, w = maps.shape[3:]
+    # Only small images are padded: the U-Net's instance normalisation needs more than one pixel at its coarsest scale.
+    images = pad(to_channels(maps.reshape(-1, 1, h, w)), (0, max(_SMALLEST - w, 0), 0, max(_SMALLEST - h, 0)))
+    refined = to_complex(network(images)[..., :h, :w]).reshape(maps.shape)
     norm = torch.linalg.vector_norm(torch.view_as_real(refined), dim=(2, -1)).unsqueeze(2)
     return torch.where(maps.abs().sum(2, keepdim=True) > 0, refined / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)
 
