@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from recon.cards import read_card
 from recon.cli import main
 from recon.foreign import converters
 from recon.models.learned import LearnedReconstructor
+from recon.models.unet import UNet
 from recon.physics import MultiCoilMRI
 
 STORED = Path(__file__).parent / "data" / "networks.npz"
@@ -158,10 +160,30 @@ def test_card_says_where_the_weights_come_from(tmp_path: Path, capsys: pytest.Ca
     assert card.command.startswith("recon import-weights")
 
 
-def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = {"model": foreign("recurrentvarnet"), "sensitivity_model": {"conv_out.bias": torch.zeros(2)}}
-    imported(tmp_path, content, "recurrentvarnet", "--json")
-    assert any("coil maps" in note for note in json.loads(capsys.readouterr().out)["notes"])
+def test_the_network_for_coil_maps_comes_along(
+    tmp_path: Path, save: Callable[[object], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = UNet(2, 2, 4, 4)
+    theirs = {}
+    for name, value in ours.state_dict().items():
+        for pattern, replacement in (
+            (r"^down\.(\d)\.", r"down_sample_layers.\1."),
+            (r"^bottom\.", "conv."),
+            (r"^merge\.(\d)\.", r"up_conv.\1."),
+            (r"^up\.(\d)\.0\.", r"up_transpose_conv.\1.conv."),
+            (r"^last\.", "conv_out."),
+            (r"\.0\.weight$", ".layer_1.conv.weight"),
+            (r"\.3\.weight$", ".layer_2.conv.weight"),
+        ):
+            name = re.sub(pattern, replacement, name)  # noqa: PLW2901
+        theirs[name] = value
+    content = {"model": foreign("recurrentvarnet"), "sensitivity_model": theirs}
+    model = imported(tmp_path, content, "recurrentvarnet")
+    assert model.arguments["refine_maps"] == 4
+    assert all(torch.equal(a, b) for a, b in zip(model.maps.parameters(), ours.parameters(), strict=True))
+    content["sensitivity_model"] = {"conv_out.bias": torch.zeros(2)}
+    capsys.readouterr()
+    assert "U-Net for coil maps" in refused(capsys, save(content), "recurrentvarnet")
 
 
 # --- bad files ------------------------------------------------------------------------------------------------

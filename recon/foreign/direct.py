@@ -16,11 +16,25 @@ _INITIALISER = [
     (r"initializer\.conv_blocks\.(\d+)\.1\.(weight|bias)", r"initialiser.convolutions.\1.\2"),
     (r"initializer\.out_blocks\.(\d+)\.0\.(weight|bias)", r"initialiser.outputs.\1.\2"),
 ]
+_MAPS = [
+    (rf"{theirs}\.layer_{a}\.conv\.weight", rf"maps.{ours}.{b}.weight")
+    for theirs, ours in (
+        (r"down_sample_layers\.(\d+)", r"down.\1"),
+        (r"conv", "bottom"),
+        (r"up_conv\.(\d+)", r"merge.\1"),
+    )
+    for a, b in ((1, 0), (2, 3))
+] + [
+    (r"up_transpose_conv\.(\d+)\.conv\.weight", r"maps.up.\1.0.weight"),
+    (r"conv_out\.(weight|bias)", r"maps.last.\1"),
+]
 
 
 @converters.register("recurrentvarnet")
 def recurrentvarnet(content: Mapping[str, Any]) -> Foreign:
-    """Convert ``direct.nn.recurrentvarnet.RecurrentVarNet``; the result is a root sum of squares, as there.
+    """Convert ``direct.nn.recurrentvarnet.RecurrentVarNet``, with its U-Net for coil maps where the file has one.
+
+    The result is a root sum of squares, as there.
 
     The weights do not tell whether DIRECT's Fourier transform was centred when the initialiser was trained (as for
     fastMRI's data: ``initialiser=kspace``) or not (as for Calgary-Campinas: ``kspace-corner``, which is assumed),
@@ -52,10 +66,13 @@ def recurrentvarnet(content: Mapping[str, Any]) -> Foreign:
     }
     if initialiser:
         arguments["initialiser_scales"] = _scales(ours)
-    notes = []
     if "sensitivity_model" in content:
-        notes.append("the file's network for coil maps is left out: maps come from the calibration data")
-    return Foreign(arguments=arguments, weights=ours, notes=tuple(notes))
+        of_maps = weights_with(
+            content["sensitivity_model"], "down_sample_layers.0.layer_1.conv.weight", "DIRECT's U-Net for coil maps"
+        )
+        ours |= renamed(of_maps, _MAPS)
+        arguments["refine_maps"] = size(ours, "maps.down.0.0.weight", 0)
+    return Foreign(arguments=arguments, weights=ours)
 
 
 def _regulariser(theirs: Weights, block: str, ours: str, layers: int, hidden: int) -> Weights:
