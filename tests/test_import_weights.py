@@ -182,7 +182,7 @@ def test_the_network_for_coil_maps_comes_along(
     assert model.arguments["refine_maps"] == 4
     assert all(torch.equal(a, b) for a, b in zip(model.maps.parameters(), ours.parameters(), strict=True))
     content["sensitivity_model"] = {"conv_out.bias": torch.zeros(2)}
-    capsys.readouterr()
+    assert "initialiser=kspace" in capsys.readouterr().err
     assert "U-Net for coil maps" in refused(capsys, save(content), "recurrentvarnet")
 
 

@@ -72,7 +72,8 @@ def recurrentvarnet(content: Mapping[str, Any]) -> Foreign:
         )
         ours |= renamed(of_maps, _MAPS)
         arguments["refine_maps"] = size(ours, "maps.down.0.0.weight", 0)
-    return Foreign(arguments=arguments, weights=ours)
+    notes = ("weights trained with a centred Fourier transform, as on fastMRI, need --set initialiser=kspace",)
+    return Foreign(arguments=arguments, weights=ours, notes=notes if initialiser else ())
 
 
 def _regulariser(theirs: Weights, block: str, ours: str, layers: int, hidden: int) -> Weights:
