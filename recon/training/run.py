@@ -107,7 +107,9 @@ class TrainingCLI(LightningCLI):
             BestWeights(self.folder, self.command),
             Pictures(),
             Lines(console, steps),
-            ModelCheckpoint(self.folder / _STATES, filename="last", enable_version_counter=False),
+            ModelCheckpoint(
+                self.folder / _STATES, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+            ),
         ]
         if self.config.ema:
             callbacks.insert(0, ExponentialAverage(self.config.ema))
@@ -124,7 +126,11 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = [TableLog(self.folder), board]
         plugins = [*(given.plugins if isinstance(given.plugins, list) else []), AtomicCheckpointIO()]
         self.trainer_defaults = self.trainer_defaults | {"callbacks": callbacks}
-        return super().instantiate_trainer(default_root_dir=str(self.folder), plugins=plugins, max_steps=-1, **kwargs)
+        kwargs |= {"default_root_dir": str(self.folder), "plugins": plugins, "max_steps": -1}
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:
+            raise OptionError(f"Lightning has no such trainer: {error}") from error
 
 
 def train(config: Path, options: list[str]) -> Path:
@@ -155,8 +161,6 @@ def train(config: Path, options: list[str]) -> Path:
             file=config,
             cure="`recon train CONFIG.yaml --help` lists all keys",
         ) from error
-    except MisconfigurationException as error:
-        raise OptionError(f"Lightning cannot train like this: {error}", file=config) from error
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
     except MisconfigurationException as error:
