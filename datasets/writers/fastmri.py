@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from recon.datasets.hdf5_output import hdf5_output
 from recon.datasets.ismrmrd_xml import header_xml
-from recon.datasets.scan import Scan
+from recon.datasets.scan import Image, Scan
 from recon.datasets.writers import Writer, writers
 from recon.physics.errors import OptionError
 from recon.physics.fft import ifft_centred
@@ -31,7 +31,7 @@ class FastMRIWriter(Writer):
     endings: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[type, ...]] = (Scan,)
 
-    def write(self, data: Scan, path: Path) -> None:
+    def write(self, data: Image | Scan, path: Path) -> None:
         """Write slice by slice.
 
         Raises
@@ -39,6 +39,7 @@ class FastMRIWriter(Writer):
         OptionError
             3D or off the grid, a readout along x, or a mask that is not one of lines.
         """
+        assert isinstance(data, Scan)  # `find_writer` sees to it
         if data.trajectory is not None or len(data.spatial) != 2 or data.readout_axis == -1:
             raise OptionError("fastMRI's layout holds Cartesian slices with the readout along y", file=path.name)
         lines = _lines(data, path)
