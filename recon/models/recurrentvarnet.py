@@ -26,6 +26,7 @@ Initialiser = Literal["image", "kspace", "kspace-corner", "none"]
 _COMPLEX = 2  # real channels of a complex image
 _MAP_POOLS = 4  # of the U-Net for coil maps
 _SMALLEST = 2 ** (_MAP_POOLS + 1)
+_QUIET = 0.1
 _ITERATIONS = 10  # of the conjugate gradients of the ending data consistency
 
 
@@ -122,6 +123,11 @@ class RecurrentVarNet(LearnedReconstructor):
             RecurrentRegulariser(in_channels, block**2 * _COMPLEX, hidden, layers)
             for _ in range(1 if share_weights else steps)
         )
+        if warm_start:  # random updates would throw away what it gives
+            with torch.no_grad():
+                for regulariser in self.regularisers:
+                    regulariser.last.weight.mul_(_QUIET)
+                    regulariser.last.bias.mul_(_QUIET)
         self.step_sizes = nn.Parameter(torch.ones(steps))
         self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
         self.maps = UNet(_COMPLEX, _COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None

@@ -22,6 +22,7 @@ from recon.training.examples import PEAK, Example, make_example
 _SCENE, _SAMPLING = range(2)  # what each child generator is for
 _LINES = ("random", "equispaced", "equispaced_fraction", "gaussian_lines")
 _CENTRE_SHARE = 0.5  # of the samples, at most, is the centre's
+_SIDES = 8  # sides are multiples of it
 _ATTEMPTS = 20  # images drawn until one has signal
 
 
@@ -182,7 +183,7 @@ class SimulatedScans(Dataset[Example]):
         for _ in range(_ATTEMPTS):
             image, name = draw_image(self.volumes, self.weights, self.variation, self.largest, rng)
             if self.matrix is None:
-                wanted = [round(n * _between(rng, self.acquisition.field_of_view)) for n in image.shape]
+                wanted = [_rounded(n * _between(rng, self.acquisition.field_of_view)) for n in image.shape]
             else:
                 wanted = list(self.matrix)
             image = _fitted(image, wanted)
@@ -204,6 +205,11 @@ def _draw_mask(a: Acquisition, size: tuple[int, int], center: int, rng: torch.Ge
     if name == "equispaced":
         return make_mask(name, size, max(round(acceleration), 2), center=lines, generator=rng)
     return make_mask(name, size, acceleration, center=lines, generator=rng)
+
+
+def _rounded(n: float) -> int:
+    """Return the nearest size whose Fourier transform is fast."""
+    return max(round(n / _SIDES), 1) * _SIDES
 
 
 def _fitted(image: Tensor, size: Sequence[int]) -> Float[Tensor, "y x"]:
