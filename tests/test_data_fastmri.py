@@ -11,13 +11,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from nibabel import Nifti1Image, save
 
 from recon.cli import main
 from recon.datasets.readers import open as open_any
 from recon.physics.errors import DataError, FileFormatError, OptionError
 from recon.training.data import fastmri, index
 from recon.training.data.fastmri import FastMRIData
-from recon.training.data.raw import RawData, RawSlices, Sampling
+from recon.training.data.raw import RawData, RawSlices
+from recon.training.data.slices import Sampling
 from recon.training.examples import collate
 from recon.training.run import train
 
@@ -33,11 +35,8 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three slices, in a file that `recon simulate` takes."""
     y, x = np.mgrid[:Y, :X]
     disc = ((y - Y / 2) / 20) ** 2 + ((x - X / 2) / 16) ** 2 < 1
-    path = tmp_path_factory.mktemp("phantom") / "image.npz"
     images = np.stack([disc * (1 + 0.5 * ((y // 6 + x // (5 + s)) % 2)) for s in range(3)])
-    from nibabel import Nifti1Image, save
-
-    path = path.with_suffix(".nii")
+    path = tmp_path_factory.mktemp("phantom") / "image.nii"
     save(Nifti1Image(images.transpose(2, 1, 0).astype(np.float32), np.diag([1.0, 1, 4, 1])), path)
     return path
 

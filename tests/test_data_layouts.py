@@ -16,8 +16,8 @@ from recon.physics.fft import fft_centred, ifft_centred
 from recon.training.data.calgary import CalgaryData
 from recon.training.data.ismrmrd import IsmrmrdData
 from recon.training.data.m4raw import M4RawData, repetitions
-from recon.training.data.raw import Sampling
 from recon.training.data.skmtea import SkmTeaData, open_skmtea
+from recon.training.data.slices import Sampling
 
 FULL = Sampling(masks=("full",), accelerations=(1.0,))
 

@@ -18,7 +18,8 @@ from recon.datasets.lazy import LazySlices
 from recon.datasets.readers import ReadOptions
 from recon.datasets.readers.calgary import CalgaryReader
 from recon.datasets.scan import Scan
-from recon.training.data.raw import Layout, RawData, Sampling
+from recon.training.data.raw import Layout, RawData
+from recon.training.data.slices import Sampling
 
 _ACQUIRED = 0.85  # of kz
 

@@ -9,7 +9,8 @@ from recon.datasets.readers import ReadOptions
 from recon.datasets.readers.fastmri import FastMRIReader
 from recon.datasets.scan import Scan
 from recon.physics.errors import DataError
-from recon.training.data.raw import Layout, RawData, Sampling
+from recon.training.data.raw import Layout, RawData
+from recon.training.data.slices import Sampling
 
 
 def open_fastmri(path: Path) -> Scan:

@@ -8,7 +8,8 @@ from typing import ClassVar
 from recon.datasets.readers import ReadOptions
 from recon.datasets.readers.ismrmrd_raw import IsmrmrdReader
 from recon.datasets.scan import Scan
-from recon.training.data.raw import Layout, RawData, Sampling
+from recon.training.data.raw import Layout, RawData
+from recon.training.data.slices import Sampling
 
 
 def open_ismrmrd(path: Path) -> Scan:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from recon.training.data.fastmri import open_fastmri
-from recon.training.data.raw import Layout, RawData, Sampling
+from recon.training.data.raw import Layout, RawData
+from recon.training.data.slices import Sampling
 
 _NAME = re.compile(r"(.+_(?:T1|T2|FLAIR|GRE))(\d\d)")
 

@@ -15,7 +15,8 @@ import numpy as np
 from recon.datasets.lazy import LazySlices
 from recon.datasets.scan import Scan, Source
 from recon.physics.errors import FileFormatError
-from recon.training.data.raw import Layout, RawData, Sampling
+from recon.training.data.raw import Layout, RawData
+from recon.training.data.slices import Sampling
 
 _ECHOES = 2
 
