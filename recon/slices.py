@@ -14,7 +14,7 @@ from deepinv.models import Reconstructor
 from torch import Tensor
 
 from recon.choice import Verdict, choose, outside
-from recon.conformal import Calibration
+from recon.conformal import Calibration, Sampling
 from recon.datasets import Scan
 from recon.hallucination import as_seen_by, hallucination_map, unsure_null_part
 from recon.physics import MultiCoilMRI
@@ -185,7 +185,7 @@ def _learned(x: Tensor, method: Reconstructor, problem: Problem, trust: Trust, s
     change = deviation(found, x)
     maps = {"bootstrap": change, "null_space": unsure_null_part(found, x, physics)}
     if calibration is not None:
-        maps["interval"] = calibration.half_width(change)
+        maps["interval"] = calibration.half_width(change, Sampling.by(physics.mask))
     unit = problem.scale * _of_channels(problem.intensity, 1)[0]
     return {key: value[0] * unit for key, value in maps.items()}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from recon.conformal import Calibration, Judged, calibrate, coverage, covered, fit, judge, object_pixels
+from recon.conformal import Calibration, Judged, Sampling, calibrate, coverage, covered, fit, judge, object_pixels
 from recon.datasets.coils import random_loops
 from recon.datasets.masks import make_mask
 from recon.physics import MultiCoilMRI
@@ -32,15 +33,17 @@ def slices(count, seed, *, foretold=True, shift=1.0, pixels=400):
 
 
 def calibration(judged, level=0.9):
-    scale, floor = fit(judged, level)
-    return Calibration(level=level, scale=scale, floor=floor, method="", replicas=6, slices=len(judged))
+    scale, floor, difficulty = fit(judged, level)
+    return Calibration(
+        level=level, scale=scale, floor=floor, difficulty=difficulty, method="", replicas=6, slices=len(judged)
+    )
 
 
 def test_finds_the_factor_between_deviation_and_error():
     """Gaussian errors, deviations three times too small: 90 % lie within 3 x 1.645 of them."""
     found = calibration(slices(400, 0))
     for u in (0.3, 0.6, 1.2):
-        assert float(found.half_width(torch.tensor(u))) == pytest.approx(3 * 1.645 * u, rel=0.08)
+        assert float(found.half_width(torch.tensor(u), Sampling())) == pytest.approx(3 * 1.645 * u, rel=0.08)
 
 
 @pytest.mark.parametrize("foretold", [True, False])
@@ -58,7 +61,7 @@ def test_large_errors_are_covered_like_small_ones():
     found = calibration(slices(300, 1))
     judged = slices(100, 2)
     u = torch.cat([item.deviation for item in judged])
-    held = torch.cat([item.error for item in judged]) <= found.half_width(u)
+    held = torch.cat([item.error for item in judged]) <= found.half_width(u, Sampling())
     for part in held[u.argsort()].chunk(4):
         assert float(part.float().mean()) == pytest.approx(0.9, abs=0.03)
 
@@ -67,7 +70,7 @@ def test_a_deviation_that_foretells_nothing_is_not_followed():
     """Then all intervals are about as wide: the floor drowns the deviation."""
     judged = slices(200, 1, foretold=False)
     found = calibration(judged)
-    width = found.half_width(torch.cat([item.deviation for item in judged]))
+    width = found.half_width(torch.cat([item.deviation for item in judged]), Sampling())
     assert width.std() < 0.2 * width.mean()
 
 
@@ -86,19 +89,58 @@ def test_slices_count_alike_however_large():
     """One huge, easy slice must not speak for all."""
     judged = slices(60, 0)
     easy = Judged(torch.zeros(200_000), torch.ones(200_000))
-    alone, among = (calibration(some).half_width(torch.tensor(0.5)) for some in (judged, [*judged, easy, easy]))
+    alone, among = (
+        calibration(some).half_width(torch.tensor(0.5), Sampling()) for some in (judged, [*judged, easy, easy])
+    )
     assert float(among) > 0.85 * float(alone)
 
 
 def test_no_deviation_is_safe():
     judged = [Judged(item.error, torch.zeros_like(item.error)) for item in slices(100, 0)]
     found = calibration(judged)
-    assert float(found.half_width(torch.zeros(()))) > 0
+    assert float(found.half_width(torch.zeros(()), Sampling())) > 0
     assert covered(slices_without(100, 5), found).mean == pytest.approx(0.9, abs=0.03)
 
 
 def slices_without(count, seed):
     return [Judged(item.error, torch.zeros_like(item.error)) for item in slices(count, seed)]
+
+
+def harder(count, seed):
+    """Errors grow with the acceleration, and with lines, more than their deviations."""
+    rng = torch.Generator().manual_seed(seed)
+    made = []
+    for item in slices(count, seed):
+        sampling = Sampling(2 + 8 * float(torch.rand((), generator=rng)), bool(torch.rand((), generator=rng) < 0.4))
+        made.append(Judged(item.error * sampling.factor((0.5, -0.5, 0.6)), item.deviation, sampling))
+    return made
+
+
+def test_each_sampling_keeps_its_promise():
+    """Without the difficulty low accelerations would be covered too often, and high ones too rarely."""
+    found = calibration(harder(400, 0))
+    assert found.difficulty == pytest.approx((0.5, -0.5, 0.6), abs=0.15)
+    held_out = harder(300, 1)
+    shares = covered(held_out, found).slices
+    plain = covered(held_out, replace(found, difficulty=(0.0, 0.0, 0.0), scale=found.scale * 2.5)).slices
+    for kind in (lambda s: s.of_lines, lambda s: not s.of_lines, lambda s: s.acceleration > 6):
+        chosen = [share for share, item in zip(shares, held_out, strict=True) if kind(item.sampling)]
+        assert np.mean(chosen) == pytest.approx(0.9, abs=0.03)
+    assert np.std(shares) < 0.3 * np.std(plain)
+
+
+def test_slices_of_one_sampling_have_no_exponents():
+    judged = [replace(item, sampling=Sampling(4.0, True)) for item in slices(60, 0)]
+    assert fit(judged, 0.9)[2] == pytest.approx((0.0, 0.0, 0.0))
+
+
+def test_sampling_of_masks():
+    lines = torch.zeros(1, 1, 8, 6, dtype=torch.bool)
+    lines[..., ::2] = True
+    assert Sampling.by(lines) == Sampling(2.0, True)
+    points = lines.clone()
+    points[..., 0, 1] = True
+    assert not Sampling.by(points).of_lines
 
 
 @pytest.mark.parametrize(("count", "level"), [(4, 0.9), (11, 0.9), (20, 0.99)])
@@ -146,18 +188,18 @@ def examples(count, seed, *, noise=0.02):
 
 @pytest.fixture(scope="module")
 def card():
-    return calibrate(sense, examples(130, 0), replicas=2, data=["discs"])
+    return calibrate(sense, examples(100, 0), replicas=2, data=["discs"])
 
 
 def test_intervals_cover_held_out_slices_and_say_how(card):
     assert json.loads(json.dumps(card)) == card
-    assert (card["level"], card["replicas"], card["slices"], card["data"]) == (0.9, 2, 130, ["discs"])
-    assert 0.88 <= coverage(sense, examples(50, 1), card).mean <= 0.92
+    assert (card["level"], card["replicas"], card["slices"], card["data"]) == (0.9, 2, 100, ["discs"])
+    assert 0.88 <= coverage(sense, examples(40, 1), card).mean <= 0.92
 
 
 def test_intervals_do_not_cover_other_data(card):
     """The noise is stronger than the file says."""
-    assert coverage(sense, examples(20, 1, noise=0.06), card).mean < 0.8
+    assert coverage(sense, examples(12, 1, noise=0.06), card).mean < 0.8
 
 
 def test_intervals_do_not_cover_another_method(card):
@@ -165,7 +207,7 @@ def test_intervals_do_not_cover_another_method(card):
         x = sense(y, physics)
         return (x + x.roll(1, -1) + x.roll(-1, -1)) / 3
 
-    assert coverage(blurred, examples(20, 1), card).mean < 0.86
+    assert coverage(blurred, examples(12, 1), card).mean < 0.86
 
 
 def test_repeats_by_seed():
@@ -175,11 +217,14 @@ def test_repeats_by_seed():
     assert one != calibrate(sense, few, replicas=2, seed=4)
 
 
-def test_units_do_not_matter(card):
-    """The floor is in the data's scale; u and x scale together."""
-    known = Calibration.from_card(card)
+def test_width_of_an_interval(card):
+    """Equation of the module."""
+    known = Calibration.from_card({**card, "difficulty": [0.5, 1.0, 0.2]})
     u = torch.rand(5)
-    torch.testing.assert_close(known.half_width(u), card["scale"] * (u + card["floor"]))
+    plain = card["scale"] * (u + card["floor"])
+    torch.testing.assert_close(known.half_width(u, Sampling(4.0)), 2 * plain)
+    torch.testing.assert_close(known.half_width(u, Sampling(4.0, True)), 2 * plain * math.exp(1 + 0.2 * math.log(4)))
+    torch.testing.assert_close(known.half_width(u, Sampling()), plain)
 
 
 def test_judges_the_object_and_not_the_air():
@@ -214,7 +259,17 @@ def test_card_comes_back(card):
 
 
 @pytest.mark.parametrize(
-    "damage", [{"scale": "wide"}, {"scale": 0.0}, {"floor": -1.0}, {"level": 2.0}, {"replicas": 1}, {"scale": None}]
+    "damage",
+    [
+        {"scale": "wide"},
+        {"scale": 0.0},
+        {"floor": -1.0},
+        {"level": 2.0},
+        {"replicas": 1},
+        {"scale": None},
+        {"difficulty": [1.0]},
+        {"difficulty": [0, 0, float("nan")]},
+    ],
 )
 def test_damaged_cards(card, damage):
     with pytest.raises(CheckpointError, match="calibration"):

@@ -191,7 +191,16 @@ def test_a_magnitude_image_cannot_be_measured_again():
 
 # --- in the pipeline --------------------------------------------------------------------------------------------
 
-CALIBRATION = {"level": 0.9, "scale": 2.0, "floor": 0.01, "method": METHOD, "replicas": 3, "slices": 100, "data": []}
+CALIBRATION = {
+    "level": 0.9,
+    "scale": 2.0,
+    "floor": 0.01,
+    "difficulty": [0.0, 0.0, 0.0],
+    "method": METHOD,
+    "replicas": 3,
+    "slices": 100,
+    "data": [],
+}
 
 
 class Learned(Reconstructor):
