@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from recon import metrics
 from recon.datasets.atomic import atomic_path
@@ -41,7 +42,8 @@ class ReconstructionModule(LightningModule):
     channels_last
         Keep the weights in the memory format in which some convolutions are faster.
     compile
-        Compile the network with `torch.compile`.
+        Compile the parts of the network, which see real images, with `torch.compile`. What is done to complex k-space
+        between them is left as it is.
 
     Raises
     ------
@@ -75,7 +77,8 @@ class ReconstructionModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Compile, after callbacks have copied the network."""
         if self._compile and stage == "fit":
-            self.network.compile()
+            for part in _parts(self.network):
+                part.compile()
 
     def forward(self, batch: Batch) -> Float[Tensor, "b channel y x"]:
         """Reconstruct a batch."""
@@ -128,6 +131,15 @@ class ReconstructionModule(LightningModule):
             f"examples {', '.join(batch.names)}",
             cure="Look at the batch, or lower model.lr or set trainer.gradient_clip_val",
         )
+
+
+def _parts(network: nn.Module) -> Iterator[nn.Module]:
+    """Children of a network, those in lists each by itself."""
+    for child in network.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        else:
+            yield child
 
 
 def _magnitude(x: Float[Tensor, "channel y x"]) -> Float[Tensor, "y x"]:
