@@ -23,6 +23,7 @@ from recon.physics.errors import CalibrationError, OptionError, ShapeError
 
 _CALIBRATION = {2: 24, 3: 16}  # longest side of the calibration block by default, by dimensions
 _PIXELS = 4096  # covariances in work at a time: they fit the cache
+_KERNELS = (3, 6)  # least and greatest side chosen
 _THRESHOLD = 10**-1.5
 _COARSE = 32  # side of the grid on which the number of sets is decided
 _SECOND_EIGENVALUE, _SECOND_SHARE = 0.9, 0.02  # a second set is there where this share of the support exceeds that
@@ -66,7 +67,7 @@ def espirit(
     mask: Bool[Tensor, "..."] | None = None,
     *,
     calibration: int | tuple[int, ...] | None = None,
-    kernel: int = 6,
+    kernel: int | Literal["auto"] = "auto",
     threshold: float | Literal["auto"] = "auto",
     crop: float | Literal["auto"] = "auto",
     sets: Literal[1, 2, "auto"] = "auto",
@@ -87,7 +88,8 @@ def espirit(
     calibration
         Longest sides of the calibration block; by default 24 (16 in 3D), or what there is.
     kernel
-        Side of the kernels, at least 2.
+        Side of the kernels, at least 2. "auto": 6, or less (at least 3) where the shortest side of the block is below
+        14: larger kernels fit so few places there that signal is taken for noise.
     threshold
         Singular values of the calibration matrix below this fraction of the largest belong to its null space. "auto":
         0.0316 as in BART, or more (at most 0.1) where the noise in the outer samples of k-space reaches higher.
@@ -109,7 +111,15 @@ def espirit(
     """
     spatial = tuple(kspace.shape[2:])
     _check(kspace, kernel, threshold, crop)
-    size = _calibration_size(kspace, mask, calibration, kernel)
+    size = _calibration_size(kspace, mask, calibration)
+    kernel = min(max(min(size) // 2 - 1, _KERNELS[0]), _KERNELS[1]) if kernel == "auto" else kernel
+    if min(size) <= kernel:
+        raise CalibrationError(
+            "no calibration block for ESPIRiT",
+            found=f"{' x '.join(map(str, size))} fully sampled samples around the centre",
+            expected=f"more than {kernel} along each axis",
+            cure="Give coil maps, choose a smaller kernel, or use low-resolution maps (lowres_maps)",
+        )
     coefficients, limits, blocks, wanted = [], [], [], 1
     for item, there in acquired(kspace, mask):
         block = centre_block(item, size)
@@ -193,7 +203,7 @@ def _automatic_crop(maps: Tensor, eigenvalues: Tensor, block: Tensor) -> float:
     return float(values[min(index, len(values) - 1)].clamp(*_CROP_RANGE))
 
 
-def _check(kspace: Tensor, kernel: int, threshold: float | str, crop: float | str) -> None:
+def _check(kspace: Tensor, kernel: int | str, threshold: float | str, crop: float | str) -> None:
     if kspace.ndim not in (4, 5):
         raise ShapeError(
             "k-space of a shape that ESPIRiT cannot use",
@@ -202,7 +212,7 @@ def _check(kspace: Tensor, kernel: int, threshold: float | str, crop: float | st
         )
     if kspace.shape[1] < 2:
         raise CalibrationError("one coil needs no coil maps", cure="Use a map of ones")
-    if kernel < 2:
+    if isinstance(kernel, int) and kernel < 2:
         raise OptionError("kernels of ESPIRiT are too small", found=kernel, expected="2 or more")
     for name, value in (("threshold", threshold), ("crop", crop)):
         if value != "auto" and not 0 <= float(value) < 1:
@@ -210,7 +220,7 @@ def _check(kspace: Tensor, kernel: int, threshold: float | str, crop: float | st
 
 
 def _calibration_size(
-    kspace: Tensor, mask: Tensor | None, calibration: int | tuple[int, ...] | None, kernel: int
+    kspace: Tensor, mask: Tensor | None, calibration: int | tuple[int, ...] | None
 ) -> tuple[int, ...]:
     spatial = tuple(kspace.shape[2:])
     if calibration is None:
@@ -225,12 +235,4 @@ def _calibration_size(
         sampled = (kspace != 0).any(1).all(0)
     else:
         sampled = mask.reshape(-1, *mask.shape[-len(spatial) :]).all(0).expand(spatial)
-    size = calibration_region(sampled, tuple(min(c, n) for c, n in zip(calibration, spatial, strict=True)))
-    if min(size) <= kernel:
-        raise CalibrationError(
-            "no calibration block for ESPIRiT",
-            found=f"{' x '.join(map(str, size))} fully sampled samples around the centre",
-            expected=f"more than {kernel} along each axis",
-            cure="Give coil maps, choose a smaller kernel, or use low-resolution maps (lowres_maps)",
-        )
-    return size
+    return calibration_region(sampled, tuple(min(c, n) for c, n in zip(calibration, spatial, strict=True)))
