@@ -134,7 +134,6 @@ def test_packaged_configurations_are_parsed(tmp_path: Path, monkeypatch: pytest.
     for name in packaged():
         cli = TrainingCLI(Path(str(files("recon.configs") / f"{name}.yaml")), ["--trainer.precision", "32"])
         assert cli.folder == Path("runs") / name
-        assert cli.config.trainer.max_steps >= 100
     assert not Path("runs").exists()
 
 
