@@ -26,7 +26,7 @@ from recon.calibration import noise_level
 from recon.cards import Card
 from recon.checkpoint import load_checkpoint
 from recon.conformal import Calibration, Judged, calibrate, covered, judge
-from recon.datasets.anatomy import Variation, load_volume
+from recon.datasets.anatomy import Planes, Variation, load_volume
 from recon.datasets.atomic import atomic_path
 from recon.datasets.masks import make_mask
 from recon.hallucination import hallucination_map
@@ -42,8 +42,8 @@ REAL = (("poisson", 5), ("poisson", 10), ("random", 4))
 
 def simulated(folder: Path, names: tuple[str, ...], count: int, seed: int) -> Iterator[Example]:
     volumes = [load_volume(folder / "mri" / "volumes" / name) for name in names]
-    scans = SimulatedScans(volumes, length=count, variation=Variation(), acquisition=Acquisition(), seed=seed)
-    return (scans[index] for index in range(count))
+    source = Planes(volumes, [1.0] * len(volumes), Variation())
+    return iter(SimulatedScans(source, length=count, acquisition=Acquisition(), seed=seed))
 
 
 def real(folder: Path, mask_name: str, rate: float, seeds: int) -> list[Example]:

@@ -35,7 +35,7 @@ from torch import Tensor
 import recon
 from recon import datasets, metrics
 from recon.calibration import espirit, noise_level
-from recon.datasets.anatomy import Variation, load_volume
+from recon.datasets.anatomy import Planes, Variation, load_volume
 from recon.datasets.masks import make_mask
 from recon.figures import save_comparison
 from recon.physics import MultiCoilMRI
@@ -101,9 +101,8 @@ def simulated_cases(folder: Path, names: Sequence[str], setting: str, scans: int
     rate = (float(acceleration), float(acceleration))
     acquisition = Acquisition(masks={name: 1.0}, acceleration=rate, line_acceleration=rate)
     volumes = [load_volume(folder / "mri/volumes" / volume) for volume in names]
-    made = SimulatedScans(volumes, length=scans, variation=AS_THEY_ARE, acquisition=acquisition, seed=SEED)
-    for index in range(scans):
-        example = made[index]
+    source = Planes(volumes, [1.0] * len(volumes), AS_THEY_ARE)
+    for example in SimulatedScans(source, length=scans, acquisition=acquisition, seed=SEED):
         assert example.target is not None
         yield Case(example, example.target.abs(), example.coil_maps.abs().sum(0) > 0)
 

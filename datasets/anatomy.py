@@ -114,14 +114,9 @@ class Variation:
     exact: float = 0.4
 
 
-def draw_image(
-    volumes: Sequence[Volume],
-    weights: Sequence[float],
-    variation: Variation,
-    largest: int,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "y x"], str]:
-    """Draw a volume, a plane, a pose, a contrast and a resolution.
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Draws a volume, a plane, a pose, a contrast and a resolution.
 
     Parameters
     ----------
@@ -130,30 +125,37 @@ def draw_image(
     variation
         How.
     largest
-        Largest side of the image; more is cut off.
-    generator
-        Of the draw.
-
-    Returns
-    -------
-    tuple
-        Image, its maximum near 1, and the name of its volume.
+        Longest side of the image; more is cut off.
     """
-    chosen = volumes[int(torch.multinomial(torch.tensor(weights, dtype=torch.float64), 1, generator=generator))]
-    axis = int(torch.randint(len(chosen.axes), (), generator=generator))
-    planes = chosen.planes[axis]
-    plane = chosen.pixels.select(chosen.axes[axis], int(planes[torch.randint(len(planes), (), generator=generator)]))
-    if _uniform(generator) < 0.5:
-        plane = plane.T
-    flips = [dim for dim in (0, 1) if _uniform(generator) < 0.5]
-    plane = plane.flip(flips)
-    if _uniform(generator) >= variation.exact:
-        plane = _posed(plane, variation, generator)
-    plane = _contrast(plane.clamp_min(0), variation, generator)
-    plane = _resolved(plane, variation, generator)
-    for dim in (0, 1):
-        plane = plane.narrow(dim, max(plane.shape[dim] - largest, 0) // 2, min(plane.shape[dim], largest))
-    return plane.contiguous(), chosen.name
+
+    volumes: Sequence[Volume]
+    weights: Sequence[float]
+    variation: Variation
+    largest: int = 256
+
+    def __post_init__(self) -> None:
+        if not self.volumes:
+            raise DataError("no volumes to draw images from")
+
+    def __call__(self, generator: torch.Generator) -> tuple[Float[Tensor, "y x"], str]:
+        """Return an image whose maximum is near 1, and the name of its volume."""
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+        volume = self.volumes[int(torch.multinomial(weights, 1, generator=generator))]
+        axis = int(torch.randint(len(volume.axes), (), generator=generator))
+        planes = volume.planes[axis]
+        index = int(planes[torch.randint(len(planes), (), generator=generator)])
+        plane = volume.pixels.select(volume.axes[axis], index)
+        if _uniform(generator) < 0.5:
+            plane = plane.T
+        plane = plane.flip([dim for dim in (0, 1) if _uniform(generator) < 0.5])
+        if _uniform(generator) >= self.variation.exact:
+            plane = _posed(plane, self.variation, generator)
+        plane = _contrast(plane.clamp_min(0), self.variation, generator)
+        plane = _resolved(plane, self.variation, generator)
+        for dim in (0, 1):
+            side = plane.shape[dim]
+            plane = plane.narrow(dim, max(side - self.largest, 0) // 2, min(side, self.largest))
+        return plane.contiguous(), volume.name
 
 
 def _uniform(generator: torch.Generator, low: Number = 0.0, high: Number = 1.0) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon.datasets.anatomy import Variation, Volume, draw_image, load_volume
+from recon.datasets.anatomy import Planes, Variation, Volume, load_volume
 from recon.physics.errors import DataError
 
 PLAIN = Variation(rotation=0, zoom=(1, 1), stretch=0, gamma=(1, 1), curve=0, sharpen=1, resolution=(1, 1), exact=1)
@@ -65,7 +65,7 @@ def test_a_plane_as_it_is_but_for_flips(generator):
     source = volume()
     top = source.pixels.amax((1, 2))
     for _ in range(5):
-        image, name = draw_image([source], [1.0], PLAIN, 256, generator)
+        image, name = Planes([source], [1.0], PLAIN, 256)(generator)
         assert name == "v"
         candidates = [p / m for p, m in zip(source.pixels, top, strict=True)]
         variants = [q.flip(dims) for p in candidates for q in (p, p.T) for dims in ((), (0,), (1,), (0, 1))]
@@ -76,7 +76,7 @@ def test_lower_resolution_keeps_the_middle_of_kspace(generator):
     smooth = torch.outer(torch.hann_window(64), torch.hann_window(64))  # has only the lowest frequencies
     source = Volume(smooth.expand(1, 64, 64), (0,), (torch.arange(1),), "v")
     low = Variation(**{**PLAIN.__dict__, "resolution": (0.75, 0.75)})
-    image, _ = draw_image([source], [1.0], low, 256, generator)
+    image, _ = Planes([source], [1.0], low, 256)(generator)
     assert image.shape == (48, 48)
     assert float(image.max()) == pytest.approx(1.0)
     assert abs(float(image.sum() / 48**2 - smooth.mean())) < 0.02
@@ -89,7 +89,7 @@ def test_every_variation_gives_finite_images_with_air_dark():
     source = Volume(body, (0,), (torch.arange(1),), "v")
     shapes = set()
     for _ in range(30):
-        image, _ = draw_image([source], [1.0], Variation(exact=0.2), 60, g)
+        image, _ = Planes([source], [1.0], Variation(exact=0.2), 60)(g)
         assert torch.isfinite(image).all()
         assert float(image.abs().max()) == pytest.approx(1.0, abs=1e-5)
         assert float(image[:4, :4].abs().max()) < 0.35
@@ -100,5 +100,5 @@ def test_every_variation_gives_finite_images_with_air_dark():
 
 def test_the_same_seed_draws_the_same_image():
     source = volume()
-    images = [draw_image([source], [1.0], Variation(), 256, torch.Generator().manual_seed(3))[0] for _ in range(2)]
+    images = [Planes([source], [1.0], Variation(), 256)(torch.Generator().manual_seed(3))[0] for _ in range(2)]
     assert torch.equal(*images)

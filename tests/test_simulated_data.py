@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon.datasets.anatomy import Variation, Volume
+from recon.datasets.anatomy import Planes, Variation, Volume
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError
 from recon.training.data.simulated import Acquisition, SimulatedScans
@@ -22,8 +22,8 @@ def volume(name="v"):
 
 
 def scans(**options):
-    defaults = {"length": 6, "variation": Variation(), "acquisition": Acquisition(), "seed": 5}
-    return SimulatedScans([volume()], **{**defaults, **options})
+    source = Planes([volume()], [1.0], Variation())
+    return SimulatedScans(source, **{"length": 6, "acquisition": Acquisition(), "seed": 5, **options})
 
 
 def equal(a, b):
@@ -82,7 +82,9 @@ def test_fixed_matrix():
     assert scans(matrix=(70, 48))[0].y.shape[1:] == (70, 48)
 
 
-@pytest.mark.parametrize("options", [{"coils": (0, 4)}, {"noise": (0.1, 0.01)}, {"masks": {}}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"coils": (0, 4)}, {"noise": (0.1, 0.01)}, {"masks": {}}, {"masks": {"spiralling": 1.0}}], ids=str
+)
 def test_acquisitions_that_cannot_be(options):
     with pytest.raises(OptionError):
         Acquisition(**options)
@@ -90,10 +92,10 @@ def test_acquisitions_that_cannot_be(options):
 
 def test_no_volumes_or_empty_ones():
     with pytest.raises(DataError, match="no volumes"):
-        SimulatedScans([], length=1, variation=Variation(), acquisition=Acquisition())
+        Planes([], [], Variation())
     dark = Volume(torch.zeros(1, 64, 64), (0,), (torch.arange(1),), "dark")
     with pytest.raises(DataError, match="hardly any signal"):
-        SimulatedScans([dark], length=1, variation=Variation(curve=0), acquisition=Acquisition())[0]
+        SimulatedScans(Planes([dark], [1.0], Variation(curve=0)), length=1, acquisition=Acquisition())[0]
 
 
 @pytest.fixture

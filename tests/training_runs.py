@@ -17,7 +17,7 @@ model:
   schedule: {warmup: 2}
 data:
   class_path: recon.training.data.sample.SimulatedData
-  init_args: {matrix: [32, 32], examples: 4, validation: 1, batch_size: 2, coils: [2, 3]}
+  init_args: {matrix: [32, 32], examples: 4, validation: 1, batch_size: 2, acquisition: {coils: [2, 3]}}
 """
 
 

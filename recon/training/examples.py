@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from deepinv.physics import GaussianNoise
@@ -68,8 +68,14 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Copy the batch to a device."""
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **moved)
+        return Batch(
+            y=self.y.to(device),
+            mask=self.mask.to(device),
+            coil_maps=self.coil_maps.to(device),
+            sigma=self.sigma.to(device),
+            target=None if self.target is None else self.target.to(device),
+            names=self.names,
+        )
 
     def __len__(self) -> int:
         return len(self.y)

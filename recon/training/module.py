@@ -94,7 +94,7 @@ class ReconstructionModule(LightningModule):
         """
         loss, parts = self.loss(self(batch), batch)
         if not torch.isfinite(loss):
-            self._stop_at(batch, float(loss), batch_idx)
+            self._stop_at(batch, loss.item(), batch_idx)
         logged = {"train/loss": loss} | {f"train/{name}": part for name, part in parts.items() if len(parts) > 1}
         self.log_dict(logged, batch_size=len(batch))
         return loss

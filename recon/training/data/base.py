@@ -12,6 +12,8 @@ from recon.cards import Card
 from recon.physics.errors import OptionError
 from recon.training.examples import Batch, Example, collate
 
+VALIDATION_SEED = 1_000_003  # what is simulated for validation comes from other random numbers than the training's
+
 
 @runtime_checkable
 class TrainingSet(Protocol):

@@ -1,8 +1,8 @@
-"""Raw k-space simulated while a network trains: volumes in, examples out."""
+"""Raw k-space simulated while a network trains: images in, examples out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
-from recon.datasets.anatomy import Variation, Volume, draw_image
 from recon.datasets.coils import noise_covariance, random_loops, random_phase
-from recon.datasets.masks import make_mask
+from recon.datasets.masks import MASKS, make_mask
 from recon.datasets.random import child_generator
 from recon.physics.errors import DataError, OptionError
 from recon.physics.fft import fft_centred
 from recon.training.examples import PEAK, Example, make_example
+
+ImageSource = Callable[[torch.Generator], tuple[Tensor, str]]
+"""Draws an image ``(y, x)``, not negative, its maximum near 1, and says what it is."""
 
 _SCENE, _SAMPLING = range(2)  # what each child generator is for
 _LINES = ("random", "equispaced", "equispaced_fraction", "gaussian_lines")
@@ -72,6 +74,15 @@ class Acquisition:
                 raise OptionError(f"{name} is a range from low to high", found=f"{low}, {high}")
         if not self.masks or min(self.masks.values()) < 0 or not sum(self.masks.values()) > 0:
             raise OptionError("masks need weights", found=dict(self.masks))
+        unknown = [name for name in self.masks if name not in MASKS]
+        if unknown:
+            raise OptionError("no such masks", found=", ".join(unknown), expected=f"some of {', '.join(MASKS)}")
+
+    @property
+    def accelerations(self) -> tuple[float, float]:
+        """Least and greatest acceleration of any mask."""
+        both = (*self.acceleration, *self.line_acceleration)
+        return min(both), max(both)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +98,16 @@ class _Scene:
 
 
 class SimulatedScans(Dataset[Example]):
-    """Scans of random planes of volumes; item and epoch determine an example, whoever computes it.
+    """Scans of random images; item and epoch determine an example, whoever computes it.
 
     Parameters
     ----------
-    volumes, weights
-        What planes are drawn from, and how often.
+    source
+        Draws images, such as `recon.datasets.anatomy.Planes`.
     length
         Examples an epoch.
-    variation, acquisition
-        How images and scans differ.
+    acquisition
+        How scans differ.
     seed
         Of everything random.
     repeats
@@ -104,28 +115,20 @@ class SimulatedScans(Dataset[Example]):
         More repeats cost less time and give less variety.
     matrix
         Crop images, or add air, to this (y, x): what batches of more than one example need.
-    largest
-        Longest side of an image.
     """
 
     def __init__(
         self,
-        volumes: Sequence[Volume],
-        weights: Sequence[float] | None = None,
+        source: ImageSource,
         *,
         length: int,
-        variation: Variation,
         acquisition: Acquisition,
         seed: int = 0,
         repeats: int = 1,
         matrix: tuple[int, int] | None = None,
-        largest: int = 256,
     ) -> None:
-        if not volumes:
-            raise DataError("no volumes to simulate scans from")
-        self.volumes, self.weights = volumes, weights or [1.0] * len(volumes)
-        self.length, self.variation, self.acquisition = length, variation, acquisition
-        self.seed, self.repeats, self.matrix, self.largest = seed, repeats, matrix, largest
+        self.source, self.length, self.acquisition = source, length, acquisition
+        self.seed, self.repeats, self.matrix = seed, repeats, matrix
         self.epoch = 0
         self._scenes: dict[int, _Scene] = {}
 
@@ -139,6 +142,8 @@ class SimulatedScans(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         """Simulate one example."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"example {index} of {self.length}")
         number = index % -(-self.length // self.repeats)
         if number not in self._scenes:
             self._scenes[number] = self._scene(number)
@@ -181,7 +186,7 @@ class SimulatedScans(Dataset[Example]):
 
     def _image(self, rng: torch.Generator) -> tuple[Float[Tensor, "y x"], str]:
         for _ in range(_ATTEMPTS):
-            image, name = draw_image(self.volumes, self.weights, self.variation, self.largest, rng)
+            image, name = self.source(rng)
             if self.matrix is None:
                 wanted = [_rounded(n * _between(rng, self.acquisition.field_of_view)) for n in image.shape]
             else:
@@ -189,7 +194,7 @@ class SimulatedScans(Dataset[Example]):
             image = _fitted(image, wanted)
             if torch.quantile(image, PEAK) > 0.05:
                 return image, name
-        raise DataError("the volumes hold hardly any signal", found=name)
+        raise DataError("images that hold hardly any signal", found=name)
 
 
 def _draw_mask(a: Acquisition, size: tuple[int, int], center: int, rng: torch.Generator) -> Tensor:

@@ -10,13 +10,12 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from recon.cards import Card, Covers
-from recon.datasets.anatomy import Variation, Volume, load_volume
+from recon.datasets.anatomy import Planes, Variation, Volume, load_volume
 from recon.physics.errors import DataError, OptionError, ReconError
-from recon.training.data.base import ExampleData, TrainingSet
+from recon.training.data.base import VALIDATION_SEED, ExampleData, TrainingSet
 from recon.training.data.simulated import Acquisition, SimulatedScans
 
 _VARIATION, _ACQUISITION = Variation(), Acquisition()
-_VALIDATION_SEED = 1_000_003  # its scans come from other random numbers than the training's
 
 
 class VolumeData(ExampleData):
@@ -101,11 +100,10 @@ class VolumeData(ExampleData):
     def validation_set(self) -> Dataset:
         """Return scans of the validation volumes, always the same."""
         volumes, weights = _read(self.folder, self.validation, [1.0] * len(self.validation))
-        return self._scans(volumes, weights, self.validation_length, _VALIDATION_SEED, 1)
+        return self._scans(volumes, weights, self.validation_length, VALIDATION_SEED, 1)
 
     def card(self) -> Card:
         """Say which volumes and scans the weights know."""
-        low = min(self.acquisition.acceleration[0], self.acquisition.line_acceleration[0])
         sides = [n for volume in self.volumes[0] for n in volume.pixels.shape[-2:]]
         shortest = min(sides) * self.variation.resolution[0] if self.matrix is None else min(self.matrix)
         longest = self.largest * self.acquisition.field_of_view[1] if self.matrix is None else max(self.matrix)
@@ -117,7 +115,7 @@ class VolumeData(ExampleData):
             covers=Covers(
                 organs=self.organs,
                 coils=self.acquisition.coils,
-                acceleration=(low, self.acquisition.acceleration[1]),
+                acceleration=self.acquisition.accelerations,
                 matrix=(round(shortest), round(longest)),
             ),
         )
@@ -126,15 +124,12 @@ class VolumeData(ExampleData):
         self, volumes: Sequence[Volume], weights: Sequence[float], length: int, seed: int, repeats: int
     ) -> SimulatedScans:
         return SimulatedScans(
-            volumes,
-            weights,
+            Planes(volumes, weights, self.variation, self.largest),
             length=length,
-            variation=self.variation,
             acquisition=self.acquisition,
             seed=seed,
             repeats=repeats,
             matrix=self.matrix,
-            largest=self.largest,
         )
 
 
