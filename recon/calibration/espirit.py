@@ -112,19 +112,19 @@ def espirit(
     spatial = tuple(kspace.shape[2:])
     _check(kspace, kernel, threshold, crop)
     size = _calibration_size(kspace, mask, calibration)
-    kernel = min(max(min(size) // 2 - 1, _KERNELS[0]), _KERNELS[1]) if kernel == "auto" else kernel
-    if min(size) <= kernel:
+    side = min(max(min(size) // 2 - 1, _KERNELS[0]), _KERNELS[1]) if kernel == "auto" else int(kernel)
+    if min(size) <= side:
         raise CalibrationError(
             "no calibration block for ESPIRiT",
             found=f"{' x '.join(map(str, size))} fully sampled samples around the centre",
-            expected=f"more than {kernel} along each axis",
+            expected=f"more than {side} along each axis",
             cure="Give coil maps, choose a smaller kernel, or use low-resolution maps (lowres_maps)",
         )
     coefficients, limits, blocks, wanted = [], [], [], 1
     for item, there in acquired(kspace, mask):
         block = centre_block(item, size)
         cut, sigma = (_THRESHOLD, _noise(item, there)) if threshold == "auto" else (float(threshold), 0.0)
-        kernels, limit = calibration_kernels(block, (kernel,) * len(spatial), cut, sigma)
+        kernels, limit = calibration_kernels(block, (side,) * len(spatial), cut, sigma)
         lags = kernel_autocorrelation(kernels)
         if sets == 2 or (sets == "auto" and _has_second_set(lags)):
             wanted = 2

@@ -119,15 +119,15 @@ class RecurrentVarNet(LearnedReconstructor):
             if self._initial_image is None
             else StateInitialiser(block**2 * _COMPLEX, hidden, layers, scales=initialiser_scales)
         )
-        self.regularisers = nn.ModuleList(
+        regularisers = [
             RecurrentRegulariser(in_channels, block**2 * _COMPLEX, hidden, layers)
             for _ in range(1 if share_weights else steps)
-        )
+        ]
         if warm_start:  # random updates would throw away what it gives
             with torch.no_grad():
-                for regulariser in self.regularisers:
-                    regulariser.last.weight.mul_(_QUIET)
-                    regulariser.last.bias.mul_(_QUIET)
+                for parameter in (p for regulariser in regularisers for p in regulariser.last.parameters()):
+                    parameter.mul_(_QUIET)
+        self.regularisers = nn.ModuleList(regularisers)
         self.step_sizes = nn.Parameter(torch.ones(steps))
         self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
         self.maps = UNet(_COMPLEX, _COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None
