@@ -15,6 +15,7 @@ from deepinv.models import Reconstructor
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from recon.checkpoint import sha256
 from recon.choice import Verdict, compare, shipped_card
 from recon.datasets import Image, Scan
 from recon.datasets import open as open_file
@@ -26,7 +27,7 @@ from recon.result import Result, stack_metrics
 from recon.slices import BASIC, FULL, IN_IMAGE, SliceResult, Trust, reconstruct_slice
 from recon.spool import Spool
 from recon.volumes import as_slices, stack_volume
-from recon.zoo import load_model
+from recon.zoo import is_file, load_model
 
 Progress = Callable[[int, int], None]
 
@@ -179,8 +180,7 @@ class Plan:
         seed: int,
     ) -> None:
         self.scan, self.model, self.how, self.trust, self.seed = scan, model, how, trust, seed
-        if isinstance(model, str) and model != "auto":
-            load_model(model)  # an unknown name is told before any work is done
+        self._weights = _weights(model)  # an unknown name is told before any work is done
         self.sliced, self.axis = as_slices(scan)
         if self.axis is not None and slices is not None:
             raise OptionError(
@@ -206,7 +206,12 @@ class Plan:
 
     def key(self) -> dict[str, Any]:
         """Return what a finished slice depends on."""
-        return {"input": self.scan.source.sha256, "checked": sorted(self.checked), **self.options()}
+        return {
+            "input": self.scan.source.sha256,
+            "weights": self._weights,
+            "checked": sorted(self.checked),
+            **self.options(),
+        }
 
     def decide(self, store: Spool | None = None) -> None:
         """Let the middle slice decide, once for all, whether ``auto`` takes the learned model.
@@ -247,6 +252,17 @@ class Plan:
         neighbour = None if self.leader(index) == index else self._reports[self.leader(index)]
         self.decide()
         return reconstruct_slice(self.sliced, index, self.model, self.how, trust, self.seed, neighbour, self._verdict)
+
+
+def _weights(model: str | Reconstructor) -> str | None:
+    """Checksum of the weights that a model has, or that the automatic choice may take."""
+    if model == "auto":
+        card = shipped_card()
+    else:
+        card = getattr(load_model(model) if isinstance(model, str) else model, "card", None)
+    if card is None and isinstance(model, str) and is_file(model):
+        return sha256(Path(model))
+    return None if card is None else card.sha256
 
 
 def _wanted(scan: Scan, slices: Sequence[int] | None) -> list[int]:

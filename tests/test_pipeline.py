@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import recon
+from recon.cards import Card
+from recon.checkpoint import save_checkpoint
 from recon.datasets import Scan, Source
 from recon.datasets.simulate import simulate_mri
+from recon.models.unet import UNetReconstructor
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError, ShapeError
 from recon.physics.fft import fft_centred
@@ -214,3 +217,17 @@ def test_neighbours_share_the_strength_that_the_first_found() -> None:
     assert taken == pytest.approx(found * second["sigma"] / first["sigma"])
     assert alone.report["details"] == second["details"]
     assert torch.equal(alone.image, plan.run(1).image)
+
+
+def test_finished_slices_belong_to_their_weights(tmp_path) -> None:
+    """Whoever trains on and resumes a reconstruction gets no slices of the old weights."""
+    path, scan = tmp_path / "net.safetensors", simulated()
+    keys = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        save_checkpoint(path, UNetReconstructor(2, 1), Card(), overwrite=True)
+        keys.append(Plan(scan, str(path), Preparation(), None, BASIC, 0).key())
+    assert keys[0] != keys[1]
+    assert keys[1] == Plan(scan, str(path), Preparation(), None, BASIC, 0).key()
+    path.with_suffix(".json").unlink()
+    assert keys[1] == Plan(scan, str(path), Preparation(), None, BASIC, 0).key()
