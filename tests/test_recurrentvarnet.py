@@ -25,6 +25,8 @@ OPTIONS = pytest.mark.parametrize(
         {"block": 2},
         {"warm_start": 3},
         {"data_consistency": True},
+        {"proximal": 3, "warm_start": 2},
+        {"proximal": 2, "save_memory": True, "output": "rss"},
         {"refine_maps": 2},
         {"save_memory": True},
         {"scale": "kspace"},

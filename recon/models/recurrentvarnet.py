@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Complex, Float
@@ -27,6 +28,7 @@ _COMPLEX = 2  # real channels of a complex image
 _MAP_POOLS = 4  # of the U-Net for coil maps
 _SMALLEST = 2 ** (_MAP_POOLS + 1)
 _QUIET = 0.1
+_WEIGHT = 0.3  # of the prior in proximal problems, at first
 _ITERATIONS = 10  # of the conjugate gradients of the ending data consistency
 
 
@@ -61,6 +63,9 @@ class RecurrentVarNet(LearnedReconstructor):
         [2]_: 1 as published; 2 sees twice as far for a quarter of the time.
     warm_start
         Iterations of CG-SENSE that fill in the samples that are missing in :math:`k_0`; 0 as published.
+    proximal
+        Iterations of conjugate gradients by which each step solves the proximal problem of the data, with a learned
+        weight, in place of the gradient step [3]_; 0: gradient steps, as published.
     data_consistency
         End with :math:`\arg\min_x \|A x - y\|^2 + \lambda \|x - x_T\|^2`, :math:`\lambda` learned.
     refine_maps
@@ -78,6 +83,7 @@ class RecurrentVarNet(LearnedReconstructor):
     .. [1] Yiasemis et al., Recurrent Variational Network: A Deep Learning Inverse Problem Solver applied to the task of
         Accelerated MRI Reconstruction, CVPR 2022.
     .. [2] Zhang, Zuo and Zhang, FFDNet: Toward a fast and flexible solution for CNN based image denoising, TIP 2018.
+    .. [3] Aggarwal, Mani and Jacob, MoDL: Model-based deep learning architecture for inverse problems, TMI 2019.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class RecurrentVarNet(LearnedReconstructor):
         noise_input: bool = False,
         block: int = 1,
         warm_start: int = 0,
+        proximal: int = 0,
         data_consistency: bool = False,
         refine_maps: int = 0,
         output: Literal["combined", "rss"] = "combined",
@@ -99,7 +106,7 @@ class RecurrentVarNet(LearnedReconstructor):
         save_memory: bool = False,
     ) -> None:
         super().__init__()
-        if min(steps, hidden, layers, block) < 1 or min(warm_start, refine_maps) < 0:
+        if min(steps, hidden, layers, block) < 1 or min(warm_start, proximal, refine_maps) < 0:
             raise OptionError(
                 "RecurrentVarNet has at least one step, layer and channel",
                 found=f"steps {steps}, hidden {hidden}, layers {layers}, block {block}, warm_start {warm_start}",
@@ -128,7 +135,11 @@ class RecurrentVarNet(LearnedReconstructor):
                 for parameter in (p for regulariser in regularisers for p in regulariser.last.parameters()):
                     parameter.mul_(_QUIET)
         self.regularisers = nn.ModuleList(regularisers)
-        self.step_sizes = nn.Parameter(torch.ones(steps))
+        self.proximal = proximal
+        if proximal:
+            self.log_weights = nn.Parameter(torch.full((steps,), math.log(_WEIGHT)))
+        else:
+            self.step_sizes = nn.Parameter(torch.ones(steps))
         self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
         self.maps = UNet(_COMPLEX, _COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None
 
@@ -156,13 +167,19 @@ class RecurrentVarNet(LearnedReconstructor):
             )
         unit = _SCALES[self.scale](y, physics)
         scaled = y / unit
-        z = self._coil_images(scaled, physics, self._noise(unit, physics))
+        noise = self._noise(unit, physics)
+        if self.proximal:
+            x = self._images(scaled, physics, noise)
+            z = _expanded(physics.coil_maps, x) if self.output == "rss" else None
+        else:
+            z = self._coil_images(scaled, physics, noise)
+            x = _combined(physics.coil_maps, z)
         if self.output == "rss":
             return torch.linalg.vector_norm(z, dim=1, keepdim=True) * unit
-        x = to_channels(_combined(physics.coil_maps, z))
         if self.log_consistency is not None:
-            x = _consistent(x, scaled, physics, self.log_consistency.exp())
-        return x * unit
+            right = to_complex(physics.A_adjoint(scaled))
+            x = _consistent(x, right, physics, self.log_consistency.exp(), _ITERATIONS)
+        return to_channels(x) * unit
 
     def _noise(self, unit: Tensor, physics: MultiCoilMRI) -> Tensor | None:
         """Noise level in the scale of the network, (b | 1, 1, 1, 1)."""
@@ -179,14 +196,26 @@ class RecurrentVarNet(LearnedReconstructor):
         z = z0 if self.warm_start == 0 else _filled_in(z0, y, physics, mask, self.warm_start)
         state = self._first_state(_combined(maps, z0))
         for t, step_size in enumerate(self.step_sizes):
-            regulariser = self.regularisers[t % len(self.regularisers)]
-            if self.save_memory and torch.is_grad_enabled():
-                z, state = checkpoint(
-                    _step, regulariser, step_size, z, state, z0, maps, mask, noise, self.block, use_reentrant=False
-                )
-            else:
-                z, state = _step(regulariser, step_size, z, state, z0, maps, mask, noise, self.block)
+            z, state = self._run(_gradient_step, t, step_size, z, state, z0, maps, mask, noise)
         return z
+
+    def _images(self, y: Tensor, physics: MultiCoilMRI, noise: Tensor | None) -> Complex[Tensor, "b set y x"]:
+        """Run all steps, each of which solves its proximal problem."""
+        right = to_complex(physics.A_adjoint(y))
+        x = right
+        if self.warm_start:
+            x = conjugate_gradient(physics.normal, right, max_iter=self.warm_start, tol=0.0)
+        state = self._first_state(x)
+        for t, log_weight in enumerate(self.log_weights):
+            x, state = self._run(_proximal_step, t, log_weight, x, state, right, physics, self.proximal, noise)
+        return x
+
+    def _run(self, step: Callable[..., tuple[Tensor, State]], t: int, *arguments: Any) -> tuple[Tensor, State]:
+        """Do step ``t``, without keeping what its backward pass needs if memory is to be saved."""
+        regulariser = self.regularisers[t % len(self.regularisers)]
+        if self.save_memory and torch.is_grad_enabled():
+            return checkpoint(step, regulariser, self.block, *arguments, use_reentrant=False)
+        return step(regulariser, self.block, *arguments)
 
     def _first_state(self, image: Complex[Tensor, "b set y x"]) -> State:
         b, sets, *size = image.shape
@@ -228,8 +257,9 @@ _INITIAL_IMAGE: dict[str, Callable[[Tensor], Tensor] | None] = {
 }
 
 
-def _step(
+def _gradient_step(
     regulariser: nn.Module,
+    block: int,
     step_size: Tensor,
     z: Complex[Tensor, "b coil y x"],
     state: State,
@@ -237,10 +267,33 @@ def _step(
     maps: Complex[Tensor, "#b set coil y x"],
     mask: Tensor,
     noise: Tensor | None,
-    block: int,
 ) -> tuple[Complex[Tensor, "b coil y x"], State]:
-    """One step on coil images."""
-    x = _combined(maps, z)
+    """Step of the paper, on coil images."""
+    update, state = _regularised(regulariser, block, _combined(maps, z), state, noise)
+    gradient = torch.fft.ifftn(mask * torch.fft.fftn(z, dim=(-2, -1)), dim=(-2, -1)) - z0
+    return z - step_size * gradient + _expanded(maps, update), state
+
+
+def _proximal_step(
+    regulariser: nn.Module,
+    block: int,
+    log_weight: Tensor,
+    x: Complex[Tensor, "b set y x"],
+    state: State,
+    right: Complex[Tensor, "b set y x"],
+    physics: MultiCoilMRI,
+    iterations: int,
+    noise: Tensor | None,
+) -> tuple[Complex[Tensor, "b set y x"], State]:
+    """Regularise, then bring the image back to the data."""
+    update, state = _regularised(regulariser, block, x, state, noise)
+    return _consistent(x + update, right, physics, log_weight.exp(), iterations), state
+
+
+def _regularised(
+    regulariser: nn.Module, block: int, x: Complex[Tensor, "b set y x"], state: State, noise: Tensor | None
+) -> tuple[Complex[Tensor, "b set y x"], State]:
+    """Return the update of an image, each set by itself, and the next state."""
     b, sets = x.shape[:2]
     features = _features(x, block)
     if noise is not None:
@@ -248,9 +301,7 @@ def _step(
         features = torch.cat((features, level), 1).contiguous(memory_format=torch.channels_last)
     w, state = regulariser(features, state)
     w = pixel_shuffle(w.to(x.real.dtype), block)[..., : x.shape[-2], : x.shape[-1]]
-    update = to_complex(w).reshape(x.shape)
-    gradient = torch.fft.ifftn(mask * torch.fft.fftn(z, dim=(-2, -1)), dim=(-2, -1)) - z0
-    return z - step_size * gradient + _expanded(maps, update), state
+    return to_complex(w).reshape(x.shape), state
 
 
 def _combined(maps: Tensor, z: Complex[Tensor, "b coil y x"]) -> Complex[Tensor, "b set y x"]:
@@ -288,13 +339,13 @@ def _filled_in(z0: Tensor, y: Tensor, physics: MultiCoilMRI, mask: Tensor, itera
 
 
 def _consistent(
-    x: Float[Tensor, "b channel y x"], y: Tensor, physics: MultiCoilMRI, weight: Tensor
-) -> Float[Tensor, "b channel y x"]:
-    """Solve the proximal problem of the data term; conjugate gradients are differentiated as they run."""
-    prior = to_complex(x)
-
-    def normal(v: Tensor) -> Tensor:
-        return physics.normal(v) + weight * v
-
-    right = to_complex(physics.A_adjoint(y)) + weight * prior
-    return to_channels(conjugate_gradient(normal, right, x0=prior, max_iter=_ITERATIONS, tol=0.0))
+    prior: Complex[Tensor, "b set y x"],
+    right: Complex[Tensor, "b set y x"],
+    physics: MultiCoilMRI,
+    weight: Tensor,
+    iterations: int,
+) -> Complex[Tensor, "b set y x"]:
+    r"""Solve :math:`(A^H A + \lambda) x = A^H y + \lambda x_{prior}` from the prior; differentiated as it runs."""
+    return conjugate_gradient(
+        lambda v: physics.normal(v) + weight * v, right + weight * prior, x0=prior, max_iter=iterations, tol=0.0
+    )
