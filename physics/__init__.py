@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from recon.physics.mri import MultiCoilMRI
     from recon.physics.noncartesian import NonCartesianMRI
+    from recon.physics.psf import PSFConvolution
+    from recon.physics.sky_noise import SkyNoise
 
 
 class Operator(Protocol):
@@ -39,7 +41,12 @@ class Operator(Protocol):
 operators: Registry[Operator] = Registry("operator", package=__name__)
 
 # Imported at first use: they bring torch and deepinv along.
-_LAZY = {"MultiCoilMRI": "recon.physics.mri", "NonCartesianMRI": "recon.physics.noncartesian"}
+_LAZY = {
+    "MultiCoilMRI": "recon.physics.mri",
+    "NonCartesianMRI": "recon.physics.noncartesian",
+    "PSFConvolution": "recon.physics.psf",
+    "SkyNoise": "recon.physics.sky_noise",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -48,4 +55,4 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["MultiCoilMRI", "NonCartesianMRI", "operators"]
+__all__ = ["MultiCoilMRI", "NonCartesianMRI", "PSFConvolution", "SkyNoise", "operators"]
