@@ -125,7 +125,7 @@ class Planes:
     variation
         How.
     largest
-        Longest side of the image; more is cut off.
+        Longest side of the image; of larger ones a random window is taken.
     """
 
     volumes: Sequence[Volume]
@@ -153,8 +153,9 @@ class Planes:
         plane = _contrast(plane.clamp_min(0), self.variation, generator)
         plane = _resolved(plane, self.variation, generator)
         for dim in (0, 1):
-            side = plane.shape[dim]
-            plane = plane.narrow(dim, max(side - self.largest, 0) // 2, min(side, self.largest))
+            spare = max(plane.shape[dim] - self.largest, 0)
+            start = round(spare * _uniform(generator))
+            plane = plane.narrow(dim, start, plane.shape[dim] - spare)
         return plane.contiguous(), volume.name
 
 

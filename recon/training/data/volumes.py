@@ -38,7 +38,7 @@ class VolumeData(ExampleData):
     matrix
         (y, x) of all examples; None: that of each image, which needs a batch size of 1.
     largest
-        Longest side of an image.
+        Longest side of an image; of larger ones a random window is taken.
     organs, licence
         For the card of the weights.
     batch_size, workers, seed
