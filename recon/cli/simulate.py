@@ -1,4 +1,4 @@
-"""``recon simulate mri``."""
+"""``recon simulate mri`` and ``recon simulate galaxy``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recon.cli import simulate_galaxy
 from recon.cli.common import add_json, numbers, print_json, print_pairs
 from recon.physics.errors import OptionError
 
@@ -45,10 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     mri.add_argument("--acquisition", default="", help="what the file calls itself, such as AXT2 (fastMRI's attribute)")
     mri.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    summary = "galaxy stamps with their truth and point-spread functions"
+    simulate_galaxy.add_arguments(kinds.add_parser("galaxy", help=summary, description=f"Make {summary}."))
 
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, and write the raw data and the truth beside it."""
+    return simulate_galaxy.run(args) if args.kind == "galaxy" else _run_mri(args)
+
+
+def _run_mri(args: argparse.Namespace) -> int:
     import numpy as np
 
     from recon import datasets
