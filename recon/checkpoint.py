@@ -75,7 +75,7 @@ def save_checkpoint(
         card = card.completed(
             name=path.stem,
             model=name,
-            arguments=arguments,
+            arguments={key: list(v) if isinstance(v, tuple) else v for key, v in arguments.items()},  # as JSON has it
             parameters=sum(p.numel() for p in model.parameters()),
             sha256=sha256(temporary),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from recon.datasets.atomic import atomic_path
 from recon.figures import save_comparison, save_sampling, save_trust
 from recon.memory import PeakMemory
-from recon.models import registry
+from recon.models import registry, takes_stamps
 from recon.physics.errors import OptionError, ReconError
 from recon.pipeline import reconstruct
 from recon.report import write_report
@@ -98,7 +98,7 @@ def run_demo(
     """
     start = time.perf_counter()
     folder = Path(folder)
-    names = list(registry if methods is None else methods)
+    names = [name for name in registry if not takes_stamps(name)] if methods is None else list(methods)
     if not names:
         raise OptionError("the demo needs at least one method", cure=f"Choose among {', '.join(registry)}")
     tell = progress or (lambda _what, _done, _total: None)

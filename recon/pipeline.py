@@ -20,6 +20,7 @@ from recon.choice import Verdict, compare, shipped_card
 from recon.datasets import Image, Scan
 from recon.datasets import open as open_file
 from recon.metrics import evaluate
+from recon.models import takes_stamps
 from recon.physics.errors import DataError, OptionError
 from recon.prepare import Preparation, Whitening, prepare
 from recon.provenance import provenance
@@ -259,7 +260,10 @@ def _weights(model: str | Reconstructor) -> str | None:
     if model == "auto":
         card = shipped_card()
     else:
-        card = getattr(load_model(model) if isinstance(model, str) else model, "card", None)
+        loaded = load_model(model) if isinstance(model, str) else model
+        if takes_stamps(loaded):
+            raise OptionError("this model deconvolves galaxy stamps, not k-space", found=type(loaded).__name__)
+        card = getattr(loaded, "card", None)
     if card is None and isinstance(model, str) and is_file(model):
         return sha256(Path(model))
     return None if card is None else card.sha256

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from deepinv.physics import LinearPhysics
+from galaxies import observation
 
-from recon.models import registry
+from recon.models import registry, takes_stamps
 from recon.physics import MultiCoilMRI
 
 TINY = {
     "deepinv-varnet": {"cascades": 2, "depth": 3, "features": 8},
     "drunet-pnp": {"features": 4, "blocks": 1},
+    "galaxy-admm": {"iterations": 2, "widths": (2, 3, 4), "blocks": 1},
     "modl": {"iterations": 2, "depth": 3, "features": 8},
     "recurrentvarnet": {"steps": 2, "hidden": 8, "layers": 2},
+    "shapenet": {"width": 4, "growth": 3, "layers": (1, 2)},
+    "tikhonet": {"width": 4, "growth": 3, "layers": (1, 2)},
+    "unem": {"iterations": 2},
     "unet": {"features": 8, "pools": 2},
     "varnet": {"cascades": 2, "features": 8, "pools": 2},
 }
@@ -41,6 +47,11 @@ def tiny(name: str, **arguments: object) -> torch.nn.Module:
                 if parameter.ndim < 2:
                     parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+def problem_of(name: str) -> tuple[torch.Tensor, LinearPhysics]:
+    """Measurements that a model takes."""
+    return observation(2)[1:] if takes_stamps(name) else problem()
 
 
 def problem(

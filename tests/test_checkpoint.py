@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import TINY, problem, tiny
+from networks import TINY, problem, problem_of, tiny
 from safetensors.torch import load_file, save_file
 
 import recon
@@ -72,7 +72,7 @@ def test_every_learned_model_comes_back(name: str, tmp_path: Path) -> None:
     assert loaded.arguments == model.arguments
     assert not loaded.training
     assert card == written
-    y, physics = problem()
+    y, physics = problem_of(name)
     with torch.no_grad():
         assert torch.equal(loaded(y, physics), model(y, physics))
 

@@ -14,8 +14,12 @@ from recon.cli.common import ERR, OUT, add_json, print_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     add_json(parser)
-    parser.add_argument("file", type=Path, metavar="FILE", help="weights of DIRECT, fastMRI or deepinv: .pt .ckpt ...")
-    parser.add_argument("--model", required=True, help="ours: recurrentvarnet, unet, varnet, drunet-pnp")
+    parser.add_argument("file", type=Path, metavar="FILE", help="of DIRECT, fastMRI, deepinv, Galaxy-Deconv: .pt ...")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="ours: recurrentvarnet, unet, varnet, drunet-pnp, galaxy-admm, ...",
+    )
     parser.add_argument("--out", type=Path, required=True, help="NAME.safetensors; a card, NAME.json, goes beside it")
     parser.add_argument(
         "--set",

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 registry: Registry[type[Reconstructor]] = Registry("model", package=__name__)
 
 
+def takes_stamps(model: str | type[Reconstructor] | Reconstructor) -> bool:
+    """Whether a model, by name, class or instance, is for galaxy stamps; the others take k-space."""
+    return bool(getattr(registry[model] if isinstance(model, str) else model, "stamps", False))
+
+
 class _CallableModule(ModuleType):
     """Lets ``recon.models`` be both the package of methods and the function that lists them."""
 
