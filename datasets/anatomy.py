@@ -15,7 +15,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from recon.datasets.random import Number
 from recon.datasets.readers import open as open_file
-from recon.datasets.scan import Image, SliceArray
+from recon.datasets.scan import Image, Scan, SliceArray
 from recon.physics.errors import DataError
 from recon.physics.fft import fft_centred, ifft_centred
 
@@ -61,14 +61,14 @@ def load_volume(path: Path) -> Volume:
     stack: SliceArray
     if isinstance(opened, Image):
         stack = opened.pixels
-    elif opened.n_coils == 1 and opened.source.format == "cfl":
+    elif isinstance(opened, Scan) and opened.n_coils == 1 and opened.source.format == "cfl":
         stack = np.concatenate([opened.slice(i) for i in range(opened.n_slices)])
     else:
         raise DataError("no image to take planes from", file=path, cure="Give NIfTI, DICOM or other images")
     pixels = torch.from_numpy(np.stack([np.abs(np.asarray(stack[i])) for i in range(stack.shape[0])])).float()
     if pixels.ndim != 3 or not torch.isfinite(pixels).all() or not pixels.max() > 0:
         raise DataError("a volume that is empty, not finite or not grey", file=path, found=tuple(pixels.shape))
-    spacing = opened.spacing or (1.0, 1.0, 1.0)
+    spacing = getattr(opened, "spacing", None) or (1.0, 1.0, 1.0)
     isotropic = len(pixels) >= _FEWEST and spacing[0] <= _ISOTROPIC * min(spacing[1:])
     axes = (0, 1, 2) if isotropic else (0,)
     planes = []

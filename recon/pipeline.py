@@ -113,8 +113,9 @@ def reconstruct(
         return _on_tensors(data, physics, model)
     if isinstance(data, str | Path):
         opened = open_file(data)
-        if isinstance(opened, Image):
-            raise DataError("this file holds an image, not raw measurements", file=data)
+        if not isinstance(opened, Scan):
+            what = "an image" if isinstance(opened, Image) else "galaxy stamps"
+            raise DataError(f"this file holds {what}, not raw measurements", file=data)
         data = opened
     if not isinstance(data, Scan):
         raise OptionError("measurements as a tensor need their operator", cure="Give physics=...")

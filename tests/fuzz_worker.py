@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from samples import OPTIONS, SAMPLES
 
-from recon.datasets import Image, Scan
+from recon.datasets import Image, Scan, Stamps
 from recon.datasets import open as open_any
 from recon.physics.errors import ReconError
 
@@ -47,6 +47,9 @@ def use(path: Path, format: str | None, variable: str | None) -> str:
                 for array in (found.reference, found.coil_maps):
                     if array is not None:
                         np.asarray(array[index])
+        elif isinstance(found, Stamps):
+            for index in range(min(found.n, 4)):
+                found.batch(index, index + 1)
         else:
             assert isinstance(found, Image)
             for index in range(min(found.n_slices, 4)):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from recon.datasets.scan import Image, Scan
-from recon.physics.errors import FileFormatError, ReconError
+from recon.datasets.stamps import Stamps
+from recon.physics.errors import FileFormatError, OptionError, ReconError
 from recon.physics.registry import Registry
 
 _HEAD = 4096
@@ -21,9 +22,28 @@ class ReadOptions:
     ----------
     variable
         Name of the array to read from a file of named arrays (MATLAB, npz, HDF5 of no known layout).
+    psf
+        File of the PSFs, one an object or one for all; it makes stamps of an image, or of a cube of them.
+    weight, mask
+        Files of the inverse variance, and of a mask that is not 0 where a pixel is bad.
+    catalogue
+        Table of the positions at which stamps are cut out of a full image.
+    segmentation
+        File that labels the pixels of each object of a full image.
+    size
+        Side of the stamps that are cut out, in pixels. Without a catalogue, objects are detected.
+    epoch
+        Of multi-epoch stamps: 0 is the coadd.
     """
 
     variable: str | None = None
+    psf: str | Path | None = None
+    weight: str | Path | None = None
+    mask: str | Path | None = None
+    catalogue: str | Path | None = None
+    segmentation: str | Path | None = None
+    size: int | None = None
+    epoch: int = 0
 
 
 @runtime_checkable
@@ -34,8 +54,8 @@ class Reader(Protocol):
         """Tell by content (``head`` is the start of the file, empty for a folder) whether this reader fits."""
         ...
 
-    def read(self, path: Path, options: ReadOptions) -> Scan | Image:
-        """Read the headers and return a `Scan` or `Image` whose arrays are read slice by slice."""
+    def read(self, path: Path, options: ReadOptions) -> Scan | Image | Stamps:
+        """Read the headers and return a `Scan`, `Image` or `Stamps` whose arrays are read slice by slice."""
         ...
 
 
@@ -47,8 +67,15 @@ def open(  # noqa: A001 - recon.datasets.open is the contract
     *,
     format: str | None = None,  # noqa: A002
     variable: str | None = None,
-) -> Scan | Image:
-    """Open a file of raw measurements or an image, recognised by its content.
+    psf: str | Path | None = None,
+    weight: str | Path | None = None,
+    mask: str | Path | None = None,
+    catalogue: str | Path | None = None,
+    segmentation: str | Path | None = None,
+    size: int | None = None,
+    epoch: int = 0,
+) -> Scan | Image | Stamps:
+    """Open a file of raw measurements, of stamps or an image, recognised by its content.
 
     Parameters
     ----------
@@ -58,6 +85,8 @@ def open(  # noqa: A001 - recon.datasets.open is the contract
         Name of the format, to skip the recognition.
     variable
         Name of the array in files of named arrays.
+    psf, weight, mask, catalogue, segmentation, size, epoch
+        What belongs to stamps of galaxies and isn't in their file; see `ReadOptions`.
 
     Raises
     ------
@@ -65,7 +94,7 @@ def open(  # noqa: A001 - recon.datasets.open is the contract
         The file is absent, unreadable, truncated or of no known format.
     """
     path = Path(path)
-    options = ReadOptions(variable)
+    options = ReadOptions(variable, psf, weight, mask, catalogue, segmentation, size, epoch)
     try:
         if not path.exists() and path.with_name(path.name + ".cfl").exists():
             path = path.with_name(path.name + ".cfl")  # BART names its pairs without the ending
@@ -77,10 +106,10 @@ def open(  # noqa: A001 - recon.datasets.open is the contract
             if not head:
                 raise FileFormatError("the file is empty", file=path)
         if format is not None:
-            return readers[format]().read(path, options)
+            return _as_stamps(readers[format]().read(path, options), path, options)
         for entry in readers.values():
             if entry().sniff(path, head):
-                return entry().read(path, options)
+                return _as_stamps(entry().read(path, options), path, options)
     except ReconError:
         raise
     except FileNotFoundError as error:
@@ -94,6 +123,22 @@ def open(  # noqa: A001 - recon.datasets.open is the contract
     raise FileFormatError(
         "no known format", file=path, expected=f"one of {', '.join(readers)}", cure="Name it with --format"
     )
+
+
+def _as_stamps(opened: Scan | Image | Stamps, path: Path, options: ReadOptions) -> Scan | Image | Stamps:
+    """Make stamps of an image where the options say what belongs to them."""
+    wanted = [name for name in ("psf", "weight", "mask", "catalogue", "segmentation", "size") if getattr(options, name)]
+    if not wanted or isinstance(opened, Stamps):
+        return opened
+    if isinstance(opened, Scan):
+        raise OptionError(f"raw measurements have no {wanted[0]}", file=path)
+    if options.catalogue is not None or (options.size is not None and opened.n_slices == 1):
+        from recon.datasets.cutouts import cutouts_of_image
+
+        return cutouts_of_image(opened, options)
+    from recon.datasets.stamp_files import stamps_of_image
+
+    return stamps_of_image(opened, options)
 
 
 __all__ = ["ReadOptions", "Reader", "open", "readers"]

@@ -1,4 +1,4 @@
-"""One file a format: a writer for images, for scans, or for both, found by the ending of the target.
+"""One file a format: a writer for images, scans or stamps, found by the ending of the target.
 
 ``@writers.register(name)`` on a subclass of `Writer` with `endings`, `kinds` and `write` adds one.
 """
@@ -10,8 +10,12 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from recon.datasets.atomic import atomic_path
 from recon.datasets.scan import Image, Scan
+from recon.datasets.stamps import Stamps
 from recon.physics.errors import OptionError, OutputError
 from recon.physics.registry import Registry
+
+Data = Image | Scan | Stamps
+"""What can be written."""
 
 
 @runtime_checkable
@@ -21,9 +25,9 @@ class Writer(Protocol):
     endings: ClassVar[tuple[str, ...]]
     """Endings it answers to, the longest first (``(".nii.gz", ".nii")``)."""
     kinds: ClassVar[tuple[type, ...]]
-    """What it can write: `Image`, `Scan` or both."""
+    """What it can write: `Image`, `Scan`, `Stamps`."""
 
-    def is_folder(self, data: Image | Scan) -> bool:  # noqa: ARG002
+    def is_folder(self, data: Data) -> bool:  # noqa: ARG002
         """Tell whether ``data`` becomes a folder of files (a DICOM series of several slices)."""
         return False
 
@@ -31,7 +35,7 @@ class Writer(Protocol):
         """Return the names of the files that `write` makes beside ``path`` (the ``.hdr`` of a ``.cfl``)."""
         return ()
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write slice by slice to ``path``, which the caller renames afterwards.
 
         It does not exist; where `is_folder` holds, it is an empty folder.
@@ -63,16 +67,16 @@ def find_writer(path: Path, kind: type, format: str | None = None) -> Writer:  #
 
 
 def save(
-    data: Image | Scan,
+    data: Data,
     path: str | Path,
     *,
     overwrite: bool = False,
     format: str | None = None,  # noqa: A002
 ) -> Path:
-    """Write an image or a scan in the format of the ending; the file is whole or absent.
+    """Write an image, a scan or stamps in the format of the ending; the file is whole or absent.
 
     ``.h5``, ``.npz``, ``.cfl`` take both, ``.mrd`` scans, ``.nii``, ``.nii.gz``, ``.dcm``, ``.png`` and
-    ``.fits`` images. Several slices make a folder of numbered files for ``.dcm`` and ``.png``.
+    ``.fits`` images, ``.fits`` stamps. Several slices make a folder of numbered files for ``.dcm`` and ``.png``.
 
     Raises
     ------
@@ -105,4 +109,4 @@ def _check_replaceable(folder: Path) -> None:
             )
 
 
-__all__ = ["Writer", "find_writer", "save", "writers"]
+__all__ = ["Data", "Writer", "find_writer", "save", "writers"]

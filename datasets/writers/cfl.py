@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from recon.datasets.scan import Image, Scan
-from recon.datasets.writers import Writer, writers
+from recon.datasets.writers import Data, Writer, writers
 from recon.physics.errors import OptionError
 
 _REPETITION, _SLICE = 10, 13
@@ -29,8 +29,9 @@ class CflWriter(Writer):
         """Return the name of the header."""
         return (path.with_suffix(".hdr").name,)
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write the data, then the header."""
+        assert isinstance(data, Image | Scan)
         if path.suffix != ".cfl":
             raise OptionError("BART's data file ends in .cfl", file=path.name)
         array = data.pixels if isinstance(data, Image) else data.kspace

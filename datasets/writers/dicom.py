@@ -14,9 +14,9 @@ from numpy import ndarray
 
 from recon.datasets.dicom_tags import KEPT, PRIVATE_CREATOR, PRIVATE_GROUP, PRIVATE_TEXT
 from recon.datasets.metadata import describe_image
-from recon.datasets.scan import Image, Scan
+from recon.datasets.scan import Image
 from recon.datasets.window import display_top
-from recon.datasets.writers import Writer, writers
+from recon.datasets.writers import Data, Writer, writers
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -39,11 +39,11 @@ class DicomWriter(Writer):
     endings: ClassVar[tuple[str, ...]] = (".dcm",)
     kinds: ClassVar[tuple[type, ...]] = (Image,)
 
-    def is_folder(self, data: Image | Scan) -> bool:
+    def is_folder(self, data: Data) -> bool:
         """Several slices make a folder."""
         return isinstance(data, Image) and data.n_slices > 1
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Read once for range and checksum, and once for writing."""
         assert isinstance(data, Image)
         coding = _code(data)

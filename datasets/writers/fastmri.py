@@ -12,8 +12,8 @@ from numpy import ndarray
 
 from recon.datasets.hdf5_output import hdf5_output
 from recon.datasets.ismrmrd_xml import header_xml
-from recon.datasets.scan import Image, Scan
-from recon.datasets.writers import Writer, writers
+from recon.datasets.scan import Scan
+from recon.datasets.writers import Data, Writer, writers
 from recon.physics.errors import OptionError
 from recon.physics.fft import ifft_centred
 
@@ -31,7 +31,7 @@ class FastMRIWriter(Writer):
     endings: ClassVar[tuple[str, ...]] = ()
     kinds: ClassVar[tuple[type, ...]] = (Scan,)
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write slice by slice.
 
         Raises

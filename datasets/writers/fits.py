@@ -10,8 +10,10 @@ import numpy as np
 from numpy import ndarray
 
 from recon.datasets.metadata import describe_image
-from recon.datasets.scan import Image, Scan, SliceArray
-from recon.datasets.writers import Writer, writers
+from recon.datasets.scan import Image, SliceArray
+from recon.datasets.stamp_output import append_text, write_stamps
+from recon.datasets.stamps import Stamps
+from recon.datasets.writers import Data, Writer, writers
 
 _BITPIX = {"u1": 8, "i2": 16, "i4": 32, "i8": 64, "f4": -32, "f8": -64}
 _WIDER = {"b1": "u1", "i1": "i2", "u2": "i4", "u4": "i8", "u8": "i8", "f2": "f4"}  # FITS lacks these
@@ -24,15 +26,18 @@ class FitsWriter(Writer):
     Of a complex image it is the magnitude, and the extensions REAL and IMAG hold the rest. Each map is an
     extension, its name in capitals. ``BUNIT`` is the unit, ``CDELT`` the voxel size in mm. The table PROVENANCE
     holds affine, header and notes as one JSON text.
+
+    Stamps are the extensions SCI, PSF, WEIGHT, MASK, NEIGHBOURS, and the table OBJECTS.
     """
 
     endings: ClassVar[tuple[str, ...]] = (".fits", ".fit")
-    kinds: ClassVar[tuple[type, ...]] = (Image,)
+    kinds: ClassVar[tuple[type, ...]] = (Image, Stamps)
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write slice by slice, one extension after the other."""
-        from astropy.io import fits
-
+        if isinstance(data, Stamps):
+            write_stamps(data, path)
+            return
         assert isinstance(data, Image)
         is_complex = np.iscomplexobj(data.pixels[0])
         _append(path, None, data, data.pixels, np.abs if is_complex else np.asarray)
@@ -41,10 +46,7 @@ class FitsWriter(Writer):
             _append(path, "IMAG", data, data.pixels, np.imag)
         for name, values in data.maps.items():
             _append(path, name.upper(), data, values, np.asarray)
-        text = describe_image(data)
-        column = fits.Column(name="json", format=f"{len(text)}A", array=np.array([text]))
-        table = fits.BinTableHDU.from_columns([column], name="PROVENANCE")
-        fits.append(str(path), table.data, table.header)
+        append_text(path, describe_image(data))
 
 
 def _append(path: Path, name: str | None, image: Image, array: SliceArray, convert: Callable[[ndarray], Any]) -> None:

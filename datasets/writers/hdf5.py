@@ -13,7 +13,7 @@ from recon.datasets.hdf5_output import hdf5_output
 from recon.datasets.ismrmrd_xml import header_xml
 from recon.datasets.metadata import describe_image, describe_scan
 from recon.datasets.scan import Image, Scan, SliceArray
-from recon.datasets.writers import Writer, writers
+from recon.datasets.writers import Data, Writer, writers
 from recon.physics.errors import OptionError
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ class Hdf5Writer(Writer):
     endings: ClassVar[tuple[str, ...]] = (".h5", ".hdf5")
     kinds: ClassVar[tuple[type, ...]] = (Image, Scan)
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write slice by slice."""
+        assert isinstance(data, Image | Scan)
         if isinstance(data, Scan) and data.trajectory is not None:
             raise OptionError("fastMRI's layout has no trajectory", file=path.name, cure="Choose .mrd or .npz")
         with hdf5_output(path) as (file, check):

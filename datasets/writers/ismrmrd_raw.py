@@ -14,8 +14,8 @@ from numpy import ndarray
 from recon.datasets.hdf5_output import hdf5_output
 from recon.datasets.ismrmrd_table import COUNTERS
 from recon.datasets.ismrmrd_xml import header_xml
-from recon.datasets.scan import Image, Scan
-from recon.datasets.writers import Writer, writers
+from recon.datasets.scan import Scan
+from recon.datasets.writers import Data, Writer, writers
 from recon.physics.errors import MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class IsmrmrdWriter(Writer):
     endings: ClassVar[tuple[str, ...]] = (".mrd",)
     kinds: ClassVar[tuple[type, ...]] = (Scan,)
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write slice by slice."""
         try:
             import h5py

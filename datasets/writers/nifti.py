@@ -12,8 +12,8 @@ import numpy as np
 from numpy import ndarray
 
 from recon.datasets.metadata import describe_image
-from recon.datasets.scan import Image, Scan
-from recon.datasets.writers import Writer, writers
+from recon.datasets.scan import Image
+from recon.datasets.writers import Data, Writer, writers
 
 _COLOUR = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
@@ -30,7 +30,7 @@ class NiftiWriter(Writer):
     endings: ClassVar[tuple[str, ...]] = (".nii.gz", ".nii")
     kinds: ClassVar[tuple[type, ...]] = (Image,)
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write slice by slice."""
         assert isinstance(data, Image)
         first = _stored(np.asarray(data.pixels[0]))

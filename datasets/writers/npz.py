@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from recon.datasets.metadata import describe_image, describe_scan
 from recon.datasets.scan import Image, Scan, SliceArray
-from recon.datasets.writers import Writer, writers
+from recon.datasets.writers import Data, Writer, writers
 
 
 @writers.register("npz")
@@ -25,8 +25,9 @@ class NpzWriter(Writer):
     endings: ClassVar[tuple[str, ...]] = (".npz",)
     kinds: ClassVar[tuple[type, ...]] = (Image, Scan)
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write the large array first, so that its name tells what the file is."""
+        assert isinstance(data, Image | Scan)
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for name, array in _arrays(data):
                 _write_array(archive, name, array)

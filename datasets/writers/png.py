@@ -9,9 +9,9 @@ import numpy as np
 from numpy import ndarray
 
 from recon.datasets.metadata import describe_image
-from recon.datasets.scan import Image, Scan
+from recon.datasets.scan import Image
 from recon.datasets.window import display_top
-from recon.datasets.writers import Writer, writers
+from recon.datasets.writers import Data, Writer, writers
 
 if TYPE_CHECKING:
     pass
@@ -30,11 +30,11 @@ class PngWriter(Writer):
     endings: ClassVar[tuple[str, ...]] = (".png",)
     kinds: ClassVar[tuple[type, ...]] = (Image,)
 
-    def is_folder(self, data: Image | Scan) -> bool:
+    def is_folder(self, data: Data) -> bool:
         """Several slices make a folder."""
         return isinstance(data, Image) and data.n_slices > 1
 
-    def write(self, data: Image | Scan, path: Path) -> None:
+    def write(self, data: Data, path: Path) -> None:
         """Write slice by slice."""
         from PIL import Image as pillow  # noqa: N813 - the name would hide ours
         from PIL.PngImagePlugin import PngInfo

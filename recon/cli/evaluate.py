@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     def magnitude(path: Path) -> Tensor:
         opened = datasets.open(path, variable=args.variable)
-        pixels = opened.pixels if isinstance(opened, datasets.Image) else opened.reference
+        pixels = opened.reference if isinstance(opened, datasets.Scan) else opened.pixels
         if pixels is None:
             raise DataError("the file holds no image and no reference", file=path)
         volume = np.abs(np.stack([np.asarray(pixels[index]) for index in range(pixels.shape[0])]))

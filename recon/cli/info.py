@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from recon.cli.common import add_json, expand, print_json, print_pairs
 from recon.physics.errors import ReconError
 
+_FIRST = 1000  # objects that are looked at
+
 if TYPE_CHECKING:
-    from recon.datasets import Image, Scan
+    from recon.datasets import Image, Scan, Stamps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="files, folders or patterns")
     parser.add_argument("--format", help="name of the format, to skip the recognition by content")
     parser.add_argument("--variable", help="name of the array in a file of named arrays")
+    parser.add_argument("--psf", metavar="FILE", help="PSFs of the stamps, one each or one for all")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for path, _ in expand(args.files):
         try:
-            facts = describe(datasets.open(path, format=args.format, variable=args.variable), path)
+            facts = describe(datasets.open(path, format=args.format, variable=args.variable, psf=args.psf), path)
         except ReconError as error:
             failed += 1
             facts = {"file": str(path), "error": str(error)}
@@ -47,11 +50,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(opened: Scan | Image, path: Path) -> dict[str, Any]:
+def describe(opened: Scan | Image | Stamps, path: Path) -> dict[str, Any]:
     """Return what a file holds, JSON-serialisable; what it does not say is None."""
-    from recon.datasets import Image
+    from recon.datasets import Image, Stamps
 
     facts: dict[str, Any] = {"file": str(path), "format": opened.source.format}
+    if isinstance(opened, Stamps):
+        return facts | _stamps(opened)
     if isinstance(opened, Image):
         facts |= {"kind": "image", "shape": list(opened.pixels.shape), "unit": opened.unit}
         return facts | _geometry(opened) | {"notes": list(opened.notes)}
@@ -73,6 +78,34 @@ def describe(opened: Scan | Image, path: Path) -> dict[str, Any]:
     }
     missing = [name for name, value in (facts | _geometry(opened)).items() if value is None]
     return facts | _geometry(opened) | {"not in the file": ", ".join(missing) or "nothing", "notes": list(opened.notes)}
+
+
+def _stamps(stamps: Stamps) -> dict[str, Any]:
+    """Return counts and sizes of all, and what is wrong with the first of them."""
+    import warnings
+
+    from recon.datasets.stamp_cleaning import StampFlag, names
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the flags say the same
+        first = stamps.batch(0, _FIRST)
+    count = {name: int((first.flags & flag != 0).sum()) for flag in StampFlag for name in names(flag)}
+    noise = "by weights" if stamps.weight is not None else "in the file" if stamps.sigma is not None else "estimated"
+    facts: dict[str, Any] = {
+        "kind": "galaxy stamps",
+        "objects": stamps.n,
+        "stamp (y, x)": list(stamps.shape),
+        "PSF": f"{'one for all' if stamps.psf.shape[0] == 1 else 'one each'}, {list(stamps.psf.shape[1:])}",
+        "pixel scale": None if stamps.pixel_scale is None else f'{stamps.pixel_scale:.5g}"',
+        "WCS": None if stamps.jacobian is None else "one for all" if len(stamps.jacobian) == 1 else "one each",
+        "unit": stamps.units,
+        "noise level": f"{float(first.sigma.median()):.4g}, {noise}",
+        "mask": None if stamps.mask is None else "in the file",
+        "neighbours": None if stamps.neighbours is None else "masked",
+        f"flags of the first {len(first)}": ", ".join(f"{n} {name}" for name, n in count.items() if n) or "none",
+    }
+    missing = [name for name, value in facts.items() if value is None]
+    return facts | {"not in the file": ", ".join(missing) or "nothing", "notes": list(stamps.notes)}
 
 
 def _geometry(opened: Scan | Image) -> dict[str, Any]:
