@@ -45,7 +45,7 @@ def test_losses_are_what_they_are_called(pair: tuple[torch.Tensor, torch.Tensor]
         # The metric divides windows' variances by 48, the loss by 49.
         "ssim": 1 - sum(metrics.ssim(i, r) for i, r in zip(a, t, strict=True)) / 3,
     }
-    assert set(expected) == set(LOSSES)
+    assert set(expected) == set(LOSSES) - {"multi_scale", "mse", "shape"}  # those of galaxies have their own test
     for name, value in expected.items():
         found = float(LOSSES[name](x, batch(target)))
         assert found == pytest.approx(float(value), rel=2e-2 if name == "ssim" else 1e-5), name

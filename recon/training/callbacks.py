@@ -18,9 +18,8 @@ from torch import Tensor
 from recon.cards import Card
 from recon.checkpoint import save_checkpoint
 from recon.datasets.random import child_generator
-from recon.physics.layout import to_complex
+from recon.training.batches import TrainingBatch
 from recon.training.ema import ExponentialAverage
-from recon.training.examples import Batch
 from recon.training.module import METRICS, ReconstructionModule
 
 BEST = "val/psnr"
@@ -59,7 +58,7 @@ class StopAfter(Callback):
         trainer: Trainer,
         pl_module: LightningModule,  # noqa: ARG002
         outputs: Any,  # noqa: ARG002
-        batch: Batch,  # noqa: ARG002
+        batch: TrainingBatch,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
         """Stop after the last step."""
@@ -119,14 +118,14 @@ class BestWeights(Callback):
 
 
 class Pictures(Callback):
-    """Shows the first validation example in TensorBoard: zero-filled, reconstruction, target, error five times."""
+    """Shows the first validation example in TensorBoard: backprojection, reconstruction, target, error five times."""
 
     def on_validation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,  # noqa: ARG002
         outputs: Any,
-        batch: Batch,
+        batch: TrainingBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -175,9 +174,9 @@ class Lines(Callback):
             self.console.print(text, highlight=False)
 
 
-def _picture(x: Float[Tensor, "b channel y x"], batch: Batch) -> Float[Tensor, "y x4"]:
+def _picture(x: Float[Tensor, "b channel y x"], batch: TrainingBatch) -> Float[Tensor, "y x4"]:
     assert batch.target is not None
-    start = to_complex(batch.physics().A_adjoint(batch.y))[0, 0].abs()
-    image, target = (torch.linalg.vector_norm(a[0].float(), dim=0) for a in (x, batch.target))
+    backprojected = batch.physics().A_adjoint(batch.y)
+    start, image, target = (torch.linalg.vector_norm(a[0].float(), dim=0) for a in (backprojected, x, batch.target))
     panels = torch.cat((start, image, target, _ERROR_GAIN * (image - target).abs()), dim=1)
     return (panels / target.max()).clamp(0, 1)

@@ -12,23 +12,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from recon.physics.errors import DataError, OptionError, ShapeError
-from recon.training.examples import Batch
+from recon.physics.errors import OptionError, ShapeError
+from recon.training import galaxy_losses
+from recon.training.batches import TrainingBatch, target_of
 
 Images = Float[Tensor, "b channel y x"]
-Loss = Callable[[Images, Batch], Float[Tensor, ""]]
+Loss = Callable[[Images, TrainingBatch], Float[Tensor, ""]]
 
 _WINDOW = 7  # of the SSIM, as fastMRI has it
 
 
-def l1(x: Images, batch: Batch) -> Float[Tensor, ""]:
+def l1(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     """Mean absolute difference of magnitudes."""
-    return (_magnitude(x) - _magnitude(_target(batch))).abs().mean()
+    return (_magnitude(x) - _magnitude(target_of(batch))).abs().mean()
 
 
-def ssim(x: Images, batch: Batch) -> Float[Tensor, ""]:
+def ssim(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     """One minus the structural similarity of magnitudes: 7x7 windows, range up to each target's maximum."""
-    target = _magnitude(_target(batch))
+    target = _magnitude(target_of(batch))
     peak = target.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(target.dtype).tiny)
     value = structural_similarity_index_measure(
         (_magnitude(x) / peak)[:, None],
@@ -41,25 +42,25 @@ def ssim(x: Images, batch: Batch) -> Float[Tensor, ""]:
     return 1 - value
 
 
-def nmse(x: Images, batch: Batch) -> Float[Tensor, ""]:
+def nmse(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     """Energy of the difference of magnitudes over that of the target."""
-    target = _magnitude(_target(batch))
+    target = _magnitude(target_of(batch))
     return (_energy(_magnitude(x) - target) / _energy(target)).mean()
 
 
-def l2(x: Images, batch: Batch) -> Float[Tensor, ""]:
+def l2(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     """Norm of the complex difference over that of the target."""
     target = _complex_target(x, batch)
     return (_energy(x - target) / _energy(target)).sqrt().mean()
 
 
-def magnitude_l2(x: Images, batch: Batch) -> Float[Tensor, ""]:
+def magnitude_l2(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     """Norm of the difference of magnitudes over that of the target."""
-    target = _magnitude(_target(batch))
+    target = _magnitude(target_of(batch))
     return (_energy(_magnitude(x) - target) / _energy(target)).sqrt().mean()
 
 
-def complex_l1(x: Images, batch: Batch) -> Float[Tensor, ""]:
+def complex_l1(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     """Mean modulus of the complex difference."""
     return _magnitude(x - _complex_target(x, batch)).mean()
 
@@ -71,6 +72,9 @@ LOSSES: Mapping[str, Loss] = {
     "l2": l2,
     "magnitude_l2": magnitude_l2,
     "complex_l1": complex_l1,
+    "multi_scale": galaxy_losses.multi_scale,
+    "mse": galaxy_losses.mse,
+    "shape": galaxy_losses.shape,
 }
 
 
@@ -98,7 +102,7 @@ class WeightedLoss:
             )
         self.weights = dict(weights)
 
-    def __call__(self, x: Images, batch: Batch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    def __call__(self, x: Images, batch: TrainingBatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Return the sum and its parts, without weights; in float32 whatever the precision of training."""
         with torch.autocast(x.device.type, enabled=False):
             parts = {name: LOSSES[name](x.float(), batch) for name in self.weights}
@@ -106,14 +110,8 @@ class WeightedLoss:
         return total, {name: part.detach() for name, part in parts.items()}
 
 
-def _target(batch: Batch) -> Images:
-    if batch.target is None:
-        raise DataError("this loss compares with a target, and an example has none", found=", ".join(batch.names))
-    return batch.target
-
-
-def _complex_target(x: Images, batch: Batch) -> Images:
-    target = _target(batch)
+def _complex_target(x: Images, batch: TrainingBatch) -> Images:
+    target = target_of(batch)
     if x.shape != target.shape:
         raise ShapeError(
             "the network's output does not fit the target",

@@ -1,4 +1,4 @@
-"""The Lightning module: any registered network, trained on batches of k-space with targets."""
+"""The Lightning module: any registered network, trained on batches of measurements with targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recon import metrics
 from recon.datasets.atomic import atomic_path
 from recon.physics.errors import DataError, OptionError
-from recon.training.examples import Batch
+from recon.training.batches import TrainingBatch
 from recon.training.losses import WeightedLoss
 from recon.training.network import build
 from recon.training.schedule import Schedule
@@ -80,11 +80,11 @@ class ReconstructionModule(LightningModule):
             for part in _parts(self.network):
                 part.compile()
 
-    def forward(self, batch: Batch) -> Float[Tensor, "b channel y x"]:
+    def forward(self, batch: TrainingBatch) -> Float[Tensor, "b channel y x"]:
         """Reconstruct a batch."""
         return self.network(batch.y, batch.physics())
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Float[Tensor, ""]:
         """Return the loss.
 
         Raises
@@ -99,7 +99,7 @@ class ReconstructionModule(LightningModule):
         self.log_dict(logged, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+    def validation_step(self, batch: TrainingBatch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Log loss and figures of merit of the magnitudes; return the images."""
         x = self(batch)
         loss, _ = self.loss(x, batch)
@@ -118,7 +118,7 @@ class ReconstructionModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _stop_at(self, batch: Batch, loss: float, batch_idx: int) -> None:
+    def _stop_at(self, batch: TrainingBatch, loss: float, batch_idx: int) -> None:
         weights = all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
         file = Path(self.trainer.default_root_dir) / f"bad-batch-rank{self.global_rank}.pt"
         content = {f.name: v.cpu() if isinstance(v := getattr(batch, f.name), Tensor) else v for f in fields(batch)}

@@ -10,7 +10,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from recon.cards import Card
 from recon.physics.errors import OptionError
-from recon.training.examples import Batch, Example, collate
+from recon.training.batches import TrainingBatch
+from recon.training.examples import collate
 
 VALIDATION_SEED = 1_000_003  # what is simulated for validation comes from other random numbers than the training's
 
@@ -23,7 +24,7 @@ class TrainingSet(Protocol):
         """Examples an epoch."""
         ...
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Any:
         """Make an example; the same one for the same epoch and index, in whatever process."""
         ...
 
@@ -67,6 +68,8 @@ class ExampleData(LightningDataModule):
         A batch size below 1.
     """
 
+    validation_batch = 1  # so that matrices may differ
+
     def __init__(self, *, batch_size: int = 1, workers: int = 0, seed: int = 0) -> None:
         super().__init__()
         if batch_size < 1 or workers < 0:
@@ -85,7 +88,11 @@ class ExampleData(LightningDataModule):
         """Return what the card of the weights should say of the data."""
         raise NotImplementedError
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def collate(self, examples: list[Any]) -> TrainingBatch:
+        """Make a batch of examples."""
+        return collate(examples)
+
+    def train_dataloader(self) -> DataLoader[TrainingBatch]:
         """Return the loader of one process; half-filled batches are left out."""
         examples = self.training_set()
         processes, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
@@ -104,10 +111,15 @@ class ExampleData(LightningDataModule):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.workers,
-            collate_fn=collate,
+            collate_fn=self.collate,
             drop_last=True,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Return the loader; one example a batch, so that matrices may differ."""
-        return DataLoader(self.validation_set(), batch_size=1, num_workers=min(self.workers, 1), collate_fn=collate)
+    def val_dataloader(self) -> DataLoader[TrainingBatch]:
+        """Return the loader."""
+        return DataLoader(
+            self.validation_set(),
+            batch_size=self.validation_batch,
+            num_workers=min(self.workers, 1),
+            collate_fn=self.collate,
+        )
