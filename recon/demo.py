@@ -1,4 +1,4 @@
-"""The main job on the built-in sample: every classical method, its figures, pictures and a report."""
+"""The main job on the built-in sample: every method that is ready, its figures, pictures and a report."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from recon.report import write_report
 from recon.result import Result
 from recon.sample import sample_scan
 from recon.slices import Trust
+from recon.zoo import ready
 
 BUDGET = Trust(slices=1, replicas=4, hold_out=True)
 """What a demo can afford on two cores; `recon reconstruct` spends more on the noise map."""
@@ -78,8 +79,8 @@ def run_demo(
     folder
         Where the files go; it is made where it does not exist.
     methods
-        Names of models; None: all that there are. A method that does not suit the sample is left out,
-        with the reason, unless it was asked for by name.
+        Names of models; None: all that are ready to be used. A method that does not suit the sample is left out, with
+        the reason, unless it was asked for by name.
     trust
         What is spent on hold-out error and noise map.
     seed
@@ -98,7 +99,7 @@ def run_demo(
     """
     start = time.perf_counter()
     folder = Path(folder)
-    names = [name for name in registry if not takes_stamps(name)] if methods is None else list(methods)
+    names = [name for name in ready() if not takes_stamps(name)] if methods is None else list(methods)
     if not names:
         raise OptionError("the demo needs at least one method", cure=f"Choose among {', '.join(registry)}")
     tell = progress or (lambda _what, _done, _total: None)

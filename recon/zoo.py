@@ -51,6 +51,14 @@ def load_model(name_or_path: str | Path) -> Reconstructor:
     )
 
 
+def ready() -> list[str]:
+    """Names of the models that can be used as they are: those that need no training or whose weights ship."""
+    trained = {read_card(path.with_suffix(".json")).model for path in shipped().values()}
+    return [
+        name for name, cls in models.registry.items() if not issubclass(cls, LearnedReconstructor) or name in trained
+    ]
+
+
 def is_file(name_or_path: str | Path) -> bool:
     """Whether a file of weights is meant, not a name: it has a folder or an ending, or is there."""
     path = Path(name_or_path)

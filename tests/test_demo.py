@@ -10,10 +10,11 @@ from PIL import Image as Picture
 
 from recon.demo import run_demo
 from recon.memory import PeakMemory
-from recon.models import registry, takes_stamps
+from recon.models import takes_stamps
 from recon.physics.errors import OptionError, OutputError, ReconError
 from recon.sample import sample_scan
 from recon.slices import BASIC, Trust
+from recon.zoo import ready
 
 
 def test_sample_is_the_measured_scan(shared_data):
@@ -78,7 +79,7 @@ def test_demo_writes_table_figures_and_report(tmp_path):
 
 
 def test_demo_says_why_a_method_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("recon.demo.registry", ["zero-filled", "grappa"])
+    monkeypatch.setattr("recon.demo.ready", lambda: ["zero-filled", "grappa"])
     outcome = run_demo(tmp_path, trust=BASIC)
     assert [row.method for row in outcome.rows] == ["zero-filled"]
     assert set(outcome.left_out) == {"grappa"}
@@ -110,7 +111,7 @@ def test_whole_demo_stays_within_a_minute(tmp_path):
     outcome = run_demo(tmp_path)
     assert outcome.seconds < 60
     assert {row.method for row in outcome.rows} | set(outcome.left_out) == {
-        name for name in registry if not takes_stamps(name)
+        name for name in ready() if not takes_stamps(name)
     }
     errors = {row.method: row.hold_out_error for row in outcome.rows}
     assert errors["l1-wavelet"] < errors["cg-sense"] < errors["zero-filled"]
