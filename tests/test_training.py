@@ -295,6 +295,16 @@ def test_states_are_read_without_running_anything(tmp_path: Path, config: Path) 
         AtomicCheckpointIO().load_checkpoint(path)
 
 
+def test_training_starts_from_given_weights(config: Path) -> None:
+    first = train(config, []) / "best.safetensors"
+    given = ["--model.weights", str(first), "--trainer.max_steps", "1", "--model.lr", "1e-12", "--ema", "0"]
+    second = train(config, ["--name", "second", *given])
+    for one, other in zip(load_file(first).values(), load_file(second / "best.safetensors").values(), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(CheckpointError, match="not those of the model"):
+        train(config, ["--name", "third", *given, "--model.arguments.layers", "2"])
+
+
 def test_networks_by_name() -> None:
     assert isinstance(build("unet", {"features": 4, "pools": 1}), nn.Module)
     with pytest.raises(OptionError, match="no model is called 'unett'"):

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from recon import metrics
+from recon.checkpoint import distinct, load_checkpoint, load_weights
 from recon.datasets.atomic import atomic_path
 from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
@@ -33,6 +34,8 @@ class ReconstructionModule(LightningModule):
         Registered name of the network.
     arguments
         Of its constructor.
+    weights
+        File of weights (``.safetensors``) to start from, those of the same network.
     loss
         Weight of each loss, by the names in `recon.training.losses.LOSSES`; L1 + (1 - SSIM) by default.
     lr, betas
@@ -49,6 +52,8 @@ class ReconstructionModule(LightningModule):
     ------
     OptionError
         A network, argument or loss that does not exist.
+    CheckpointError
+        Weights that cannot be used, or of another network.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class ReconstructionModule(LightningModule):
         network: str,
         arguments: dict[str, Any] | None = None,
         *,
+        weights: Path | None = None,
         loss: dict[str, float] | None = None,
         lr: float = 5e-4,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -68,6 +74,8 @@ class ReconstructionModule(LightningModule):
             raise OptionError("a learning rate is positive, and averages decay", found=f"lr {lr:g}, betas {betas}")
         self.name, self.arguments = network, dict(arguments or {})
         self.network = build(self.name, self.arguments)
+        if weights is not None:
+            load_weights(self.network, distinct(load_checkpoint(weights)[0]), weights)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.loss = WeightedLoss({"l1": 1.0, "ssim": 1.0} if loss is None else loss)
