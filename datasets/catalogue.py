@@ -34,7 +34,7 @@ class CatalogueWriter:
     about
         What a column is, by its name.
     meta
-        How the catalogue was made: kept as one JSON text (FITS: table PROVENANCE; ECSV: its header).
+        How the catalogue was made: kept as one JSON text (FITS: keyword PROVENAN of the table; ECSV: ``provenance``).
     overwrite
         Replace an existing file.
 
@@ -107,6 +107,8 @@ class CatalogueWriter:
             raise ShapeError(
                 "other columns than before", file=self.path, found=", ".join(arrays), expected=", ".join(self._names)
             )
+        if not next(iter(lengths.values())):
+            return  # empty lists have no kind to hold against the others
         records = np.empty(next(iter(lengths.values())), self._dtype)
         for name, array in arrays.items():
             records[name] = self._fitting(name, array)
@@ -120,10 +122,6 @@ class CatalogueWriter:
             if kind is None:
                 self._finish()
             self._file.close()
-            if kind is None and self._is_fits:
-                from recon.datasets.stamp_output import append_text
-
-                append_text(self._temporary, to_json(self.meta))
         except BaseException as problem:
             self._file.close()
             self._stack.__exit__(type(problem), problem, problem.__traceback__)
@@ -189,6 +187,8 @@ class CatalogueWriter:
                 hdu.header[f"TUNIT{number}"] = self.units[name]
             if name in self.about:
                 hdu.header[f"TCOMM{number}"] = self.about[name][:67].encode("ascii", "replace").decode()
+        if self.meta:
+            hdu.header["PROVENAN"] = to_json(self.meta)  # as long as it needs, in CONTINUE cards
         self._file.write(fits.PrimaryHDU().header.tostring().encode("ascii"))
         self._header, self._header_place = hdu.header, self._file.tell()
         self._file.write(hdu.header.tostring().encode("ascii"))

@@ -63,7 +63,7 @@ def read_stamps(path: Path, hdus: Sequence[HDU], options: ReadOptions) -> Stamps
         pixels = main.blocks()
         notes += [f"extension {hdu.index} of shape {hdu.shape} is left out" for hdu in mains[1:]]
     n, y, x = pixels.shape
-    jacobian = jacobians(main.header, np.array([x // 2]), np.array([y // 2]))
+    jacobian = jacobians(main.header, np.array([x // 2], float), np.array([y // 2], float))
     fields = companions(by_role, options, path, jacobian) | objects(hdus, n, path)
     fields.setdefault("jacobian", jacobian)
     units = unit(main.header) or unit(hdus[0].header)

@@ -18,7 +18,7 @@ from torch import Tensor
 from recon.datasets.blocks import take
 from recon.datasets.scan import SliceArray, Source
 from recon.datasets.stamp_cleaning import StampFlag, clean_stamps, prepare_psfs
-from recon.physics.errors import DataError, OptionError, ShapeError
+from recon.physics.errors import DataError, OptionError, PSFWarning, ShapeError
 
 if TYPE_CHECKING:
     from recon.physics import PSFConvolution
@@ -223,7 +223,7 @@ class Stamps:
     def batch(self, start: int, stop: int) -> StampBatch:
         """Read objects ``start`` to ``stop``, as many as there are, and clean them; none is left out.
 
-        Warns (`recon.physics.psf.PSFWarning`) where PSFs were normalised, moved or missing.
+        Warns (`recon.physics.errors.PSFWarning`) where PSFs were normalised, moved or missing.
 
         Raises
         ------
@@ -273,8 +273,6 @@ class Stamps:
         return take(array, 0, 1) if array.shape[0] == 1 else take(array, start, stop)
 
     def _warn(self, flags: int) -> None:
-        from recon.physics.psf import PSFWarning
-
         for flag, text in (
             (StampFlag.PSF_NORMALISED, "PSFs do not sum to 1; they are normalised"),
             (StampFlag.PSF_MOVED, "PSFs are off their centre, the pixel n // 2; they are moved by whole pixels"),

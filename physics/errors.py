@@ -76,5 +76,9 @@ class OutputError(ReconError, OSError):
     """An output that cannot be written: exists already, read-only folder, full disk."""
 
 
+class PSFWarning(UserWarning):
+    """A point-spread function was changed before use: normalised, moved to its centre, or missing."""
+
+
 class MissingDependencyError(ReconError, ImportError):
     """An optional package that a format needs and that is not installed."""

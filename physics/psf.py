@@ -13,14 +13,10 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from recon.physics import operators
-from recon.physics.errors import DataError, DTypeError, OptionError, ShapeError
+from recon.physics.errors import DataError, DTypeError, OptionError, PSFWarning, ShapeError
 
 SUM_TOLERANCE = 1e-3
 """A PSF whose sum is this close to 1 is normalised without a word: files round."""
-
-
-class PSFWarning(UserWarning):
-    """A PSF was changed before use: normalised, or moved to its centre."""
 
 
 def normalised_psf(psf: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b h w"]:
