@@ -178,8 +178,8 @@ def test_catalogues_that_cannot_be_used(image, tmp_path):
     with pytest.raises(FileFormatError, match="not numbers"):
         recon.datasets.open(image, catalogue=tmp_path / "bad.csv")
     np.save(tmp_path / "field.npy", fits.getdata(image))
+    sky = save_table(tmp_path / "sky.fits", ra=X, dec=Y)
     with pytest.raises(DataError, match="no WCS"):
-        sky = save_table(tmp_path / "sky.fits", ra=X, dec=Y)
         recon.datasets.open(tmp_path / "field.npy", catalogue=sky, psf=tmp_path / "field.npy")
     with pytest.raises(OptionError, match="no PSF"):
         recon.datasets.open(tmp_path / "field.npy", catalogue=save_table(tmp_path / "cat.fits", x=X, y=Y))

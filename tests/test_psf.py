@@ -14,7 +14,7 @@ from scipy.signal import convolve2d
 
 from recon.physics import PSFConvolution, SkyNoise
 from recon.physics import psf as psf_module
-from recon.physics.errors import DTypeError, DataError, OptionError, PSFWarning, ShapeError
+from recon.physics.errors import DataError, DTypeError, OptionError, PSFWarning, ShapeError
 
 
 def random_psf(generator, *shape):

@@ -189,7 +189,7 @@ def test_counts_that_do_not_match(tmp_path):
 
 def test_psf_of_another_pixel_scale(path, tmp_path):
     image_file(tmp_path / "psf.fits", gaussian_stamp(9, 1.2), PIXSCALE=0.05)
-    with pytest.raises(DataError, match='another pixel scale than the stamps; found 0.05" a pixel'):
+    with pytest.raises(DataError, match=r'another pixel scale than the stamps; found 0\.05" a pixel'):
         opened(path, psf=tmp_path / "psf.fits")
 
 

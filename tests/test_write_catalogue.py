@@ -76,9 +76,9 @@ def test_values_that_are_not_finite_stay_in_their_row(ending, tmp_path):
 
 @every_ending
 def test_an_error_leaves_no_file(ending, tmp_path):
-    with pytest.raises(RuntimeError), CatalogueWriter(tmp_path / f"cat.{ending}") as catalogue:
+    with pytest.raises(ShapeError), CatalogueWriter(tmp_path / f"cat.{ending}") as catalogue:
         catalogue.append(rows(0, 5))
-        raise RuntimeError
+        catalogue.append({"id": [1]})
     assert list(tmp_path.iterdir()) == []
 
 
