@@ -181,9 +181,11 @@ class PSFConvolution(LinearPhysics):
     def _filtered(self, x: Tensor, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         shape = self._checked_shape(x)
         H = self.transfer(shape, x.dtype)
-        grid = self.grid(shape)
-        spectrum = torch.fft.rfft2(x, s=grid)
-        return torch.fft.irfft2(multiply(spectrum, H), s=grid)[..., : shape[0], : shape[1]]
+        Y, X = self.grid(shape)
+        # Along x only the rows of the stamp: the others are zero before, and cropped after.
+        spectrum = torch.fft.fft(torch.fft.rfft(x, n=X), n=Y, dim=-2)
+        rows = torch.fft.ifft(multiply(spectrum, H), dim=-2)[..., : shape[0], :]
+        return torch.fft.irfft(rows, n=X)[..., : shape[1]]
 
     def _checked_shape(self, x: Tensor) -> tuple[int, int]:
         shape = (int(x.shape[-2]), int(x.shape[-1]))
