@@ -91,7 +91,7 @@ def test_flux_is_kept_without_noise(name: str, n: int) -> None:
 
 @every_method
 def test_flux_is_unbiased(name: str) -> None:
-    truth, y, physics = observation(100, 32, snr=20.0)
+    truth, y, physics = observation(100, 24, snr=20.0)
     ratio = deconvolved(name, y, physics).sum((1, 2, 3)) / truth.sum((1, 2, 3))
     assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / 10
 
@@ -247,15 +247,16 @@ def test_starlet_thresholds_go_by_the_noise() -> None:
     """An image of noise alone is gone but for its last plane, at three deviations."""
     y = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     x = Starlet()(y, PSFConvolution(psf_like(1), noise_model=GaussianNoise(1.0)))
-    assert float(x.std()) < 0.2
+    assert float(x.std()) < 0.25
     assert float(Starlet(0.3)(y, PSFConvolution(psf_like(1), noise_model=GaussianNoise(1.0))).std()) > float(x.std())
     assert (Starlet(positive=True)(y, PSFConvolution(psf_like(1))) >= 0).all()
 
 
-def test_starlet_solves_its_problem() -> None:
+def test_starlet_solves_its_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """One pass, many iterations: no small change of the image makes the objective smaller."""
     _, y, physics = observation(1, 16, snr=30.0, dtype=torch.float64)
-    x = Starlet(iterations=3000, passes=1)(y, physics)
+    monkeypatch.setattr("recon.models.starlet.with_flux_of", lambda y, x, *_: x)
+    x = Starlet(iterations=1500, passes=1)(y, physics)
     starlets = Starlets(physics.grid((16, 16)), dtype=torch.float64)
     sigma = float(physics.noise_model.sigma)
     power = starlets.filters.square() * physics.transfer((16, 16)).abs().square()

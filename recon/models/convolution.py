@@ -37,6 +37,10 @@ class Grid:
         shape = (int(y.shape[-2]), int(y.shape[-1]))
         return cls(physics.transfer(shape, y.dtype), physics.grid(shape), shape)
 
+    def part(self, rows: slice) -> Grid:
+        """Return the convolution of some of the stamps."""
+        return Grid(self.H[rows] if len(self.H) > 1 else self.H, self.grid, self.shape)
+
     def spectrum(self, x: Stamps) -> Spectrum:
         """Pad and transform."""
         return torch.fft.rfft2(x, s=self.grid)

@@ -69,10 +69,10 @@ class GalaxyPnP(Reconstructor):
             if self.denoiser == "starlet":
                 return soft_starlets(a, starlets, strength)
             column = strength[:, None, None, None]
-            if self.denoiser == "tv":
-                tv.weight = column
-                return tv(a)
-            return self.denoiser(a, column)
+            if not isinstance(self.denoiser, str):
+                return self.denoiser(a, column)
+            tv.weight = column
+            return tv(a)
 
         x = two_variables(data / alpha, grid, rho.expand(len(y), -1), denoise, seen)
         return with_flux_of(data if seen is None else torch.where(seen, y, 0), alpha * x, grid, sigma, seen)

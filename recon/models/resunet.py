@@ -54,12 +54,13 @@ class ResUNet(nn.Module):
 
     def _start_as_identity(self) -> None:
         """Let the first channel go straight from head to tail, and nothing come up from the smaller scales."""
-        last = self.up[-1][0]
+        last = next(self.up[-1].children())
         with torch.no_grad():
             for ends in (self.head.weight[:1], self.tail.weight):
                 ends.zero_()
                 ends[0, 0, 1, 1] = 1
-            last.weight.zero_()
+            for weight in last.parameters():
+                weight.zero_()
 
     def forward(self, x: Float[Tensor, "b 1 y x"]) -> Float[Tensor, "b 1 y x"]:
         """Denoise; the result has the precision of ``x`` also where the layers run at a lower one."""

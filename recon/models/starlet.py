@@ -9,10 +9,12 @@ from torch import Tensor
 
 from recon.models import registry
 from recon.models.convolution import Grid, Stamps
-from recon.models.stamps import check_stamps, noise_levels, relative_weights, scale, seen_pixels
+from recon.models.stamps import check_stamps, noise_levels, relative_weights, scale, seen_pixels, with_flux_of
 from recon.physics.errors import OptionError
 from recon.physics.psf import PSFConvolution
 from recon.starlets import Starlets
+
+_TOGETHER = 8  # stamps whose planes fit into the caches of a core
 
 
 @registry.register("starlet")
@@ -20,8 +22,8 @@ class Starlet(Reconstructor):
     r"""Sparse deconvolution, :math:`\min_{x} \tfrac12 \|W^{1/2}(Hx - y)\|^2 + \sum_j \lambda_j |(\Psi x)_j|_1` [1]_.
 
     :math:`\Psi` are starlets (`recon.starlets`), W the weights of the pixels. The threshold of a plane is ``kappa``
-    standard deviations of what noise gives there in :math:`\Psi H^T n`; the last plane is free, which keeps flux.
-    Strong coefficients are penalised less in a second pass [2]_. Primal-dual splitting [3]_.
+    standard deviations of what noise gives there in :math:`\Psi H^T n`; the last plane is free. Strong coefficients are
+    penalised less in a second pass [2]_. Primal-dual splitting [3]_; the result is scaled to the flux of the data.
 
     Parameters
     ----------
@@ -43,7 +45,7 @@ class Starlet(Reconstructor):
 
     stamps = True  # what it is for; models without it take k-space
 
-    def __init__(self, kappa: float = 3.0, *, iterations: int = 60, passes: int = 2, positive: bool = False) -> None:
+    def __init__(self, kappa: float = 3.0, *, iterations: int = 40, passes: int = 2, positive: bool = False) -> None:
         super().__init__()
         if kappa < 0 or min(iterations, passes) < 1:
             raise OptionError("thresholds are not negative, and there is an iteration", found=f"{kappa}, {iterations}")
@@ -60,15 +62,21 @@ class Starlet(Reconstructor):
         alpha = scale(y, grid, sigma)
         weight = relative_weights(y, physics)
         starlets = Starlets(grid.grid, dtype=y.dtype, device=y.device)
-        deviation = sigma[:, None] / alpha[:, 0, 0] * _noise_gains(starlets, grid)
-        deviation[:, -1] = 0
-        noise = deviation[..., None, None]
-        x, threshold = y / alpha, self.kappa * noise
+        noise = (sigma[:, None] / alpha[:, 0, 0] * _noise_gains(starlets, grid))[..., None, None]
+        noise[:, -1] = 0
+        x = torch.empty_like(y)
+        for first in range(0, len(y), _TOGETHER):
+            rows = slice(first, first + _TOGETHER)
+            x[rows] = self._sparse((y / alpha)[rows], weight[rows], grid.part(rows), starlets, self.kappa * noise[rows])
+        return with_flux_of(y, alpha * x, grid, sigma, seen)
+
+    def _sparse(self, y: Stamps, weight: Stamps, grid: Grid, starlets: Starlets, threshold: Tensor) -> Stamps:
+        x, reweighted = y, threshold
         for _ in range(self.passes):
-            x = self._solve(y / alpha, x, weight, grid, starlets, threshold)
+            x = self._solve(y, x, weight, grid, starlets, reweighted)
             size = starlets.analysis(grid.spectrum(grid.adjoint(grid.A(x)))).abs()
-            threshold = self.kappa * noise / (1 + size / (self.kappa * noise).clamp_min(torch.finfo(y.dtype).tiny))
-        return alpha * x
+            reweighted = threshold / (1 + size / threshold.clamp_min(torch.finfo(y.dtype).tiny))
+        return x
 
     def _solve(self, y: Stamps, x: Stamps, weight: Stamps, grid: Grid, starlets: Starlets, threshold: Tensor) -> Stamps:
         lipschitz = float(weight.max() * grid.HtH.max())

@@ -69,9 +69,7 @@ class Wiener(Reconstructor):
         data, sigma = filled(y, grid, seen), noise_levels(y, physics)
         alpha = scale(data, grid, sigma)
         Y = grid.spectrum(data / alpha)
-        ratio = self.balance
-        if ratio is None:
-            ratio = noise_to_signal(Y, grid, sigma / alpha[:, 0, 0, 0])
+        ratio = self.balance or noise_to_signal(Y, grid, sigma / alpha[:, 0, 0, 0])
         gain = 1 / (grid.HtH + ratio)
         return alpha * grid.stamps(gain / (grid.HtH * gain)[..., :1, :1] * grid.H.conj() * Y)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +128,7 @@ class ReconstructionModule(LightningModule):
     def _stop_at(self, batch: TrainingBatch, loss: float, batch_idx: int) -> None:
         weights = all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
         file = Path(self.trainer.default_root_dir) / f"bad-batch-rank{self.global_rank}.pt"
-        content = {f.name: v.cpu() if isinstance(v := getattr(batch, f.name), Tensor) else v for f in fields(batch)}
+        content = {name: v.cpu() if isinstance(v, Tensor) else v for name, v in vars(batch).items()}
         with atomic_path(file, overwrite=True) as temporary:
             torch.save(content, temporary)
         raise DataError(
