@@ -29,7 +29,7 @@ FULL = Card(
     split="by subject",
     covers=Covers(organs=("brain",), coils=(1.0, 16.0), acceleration=(3.0, 12.0), matrix=(64.0, 320.0)),
     figures={"psnr": {"5x": 36.5}},
-    calibration={"scale": 1.7},
+    calibration={"method": "another", "scale": 1.7},
 )
 
 
