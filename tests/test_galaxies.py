@@ -113,8 +113,8 @@ def test_galaxy_is_drawn_as_galsim_does(n: int, profile) -> None:
     grid = galaxy_grid(n, 0.2)
     galaxy = Galaxy(profile=profile, kind="sersic", index=0)
     matrix = galsim.Shear(g1=0.2, g2=-0.1).getMatrix()
-    ours = grid.stamp(galaxy_transform(galaxy, grid, matrix, (0.07, -0.03), 0.1) * grid.pixel)
-    moved = galsim.Convolve(profile.shear(g1=0.2, g2=-0.1), galsim.Gaussian(fwhm=0.1)).shift(0.07, -0.03)
+    ours = grid.stamp(galaxy_transform(galaxy, grid, matrix, (0.07, -0.03), 0.15) * grid.pixel)
+    moved = galsim.Convolve(profile, galsim.Gaussian(fwhm=0.15)).shear(g1=0.2, g2=-0.1).shift(0.07, -0.03)
     middle = 0.5 if n % 2 == 0 else 0.0
     theirs = moved.drawImage(nx=n, ny=n, scale=0.2, offset=(middle, middle), dtype=float).array
     assert np.abs(ours - theirs).max() < 3e-4 * theirs.max()
@@ -127,7 +127,8 @@ def test_knots_are_where_galsim_puts_them() -> None:
     matrix = np.array([[0.9, 0.3], [-0.2, 1.1]])
     ours = grid.stamp(galaxy_transform(galaxy, grid, matrix, (0.0, 0.0), 0.4) * grid.pixel)
     spot = galsim.Gaussian(fwhm=0.4)
-    theirs = galsim.Add([spot.shift(*(matrix @ k[:2])) * k[2] for k in knots])
+    theirs = galsim.Add([spot.shift(*k[:2]) * k[2] for k in knots])
+    theirs = theirs.transform(*matrix.ravel()) / np.linalg.det(matrix)
     theirs = theirs.drawImage(nx=48, ny=48, scale=0.2, offset=(0.5, 0.5), dtype=float).array
     assert np.abs(ours - theirs).max() < 1e-4 * theirs.max()
 
@@ -136,34 +137,34 @@ def test_knots_are_where_galsim_puts_them() -> None:
 def test_psf_sums_to_one_and_is_centred(n: int) -> None:
     grid = psf_grid(n, 0.2)
     profile = galsim.Kolmogorov(fwhm=0.7)
-    stamp, transform = psf_stamp_and_transform(profile, grid, np.ones_like(grid.pixel))
+    stamp, transform = psf_stamp_and_transform(profile, grid)
     assert stamp.sum() == pytest.approx(1, abs=1e-12)
     assert np.unravel_index(stamp.argmax(), stamp.shape) == (n // 2, n // 2)
     middle = 0.5 if n % 2 == 0 else 0.0
-    theirs = profile.drawImage(nx=n, ny=n, scale=0.2, offset=(middle, middle), method="no_pixel", dtype=float).array
+    theirs = profile.drawImage(nx=n, ny=n, scale=0.2, offset=(middle, middle), dtype=float).array
     assert np.abs(stamp - theirs / theirs.sum()).max() < 2e-3 * theirs.max()
     # the transform belongs to the stamp: what is convolved is what a method is told
     np.testing.assert_allclose(grid.stamp(transform), stamp, atol=1e-6)
 
 
-@pytest.mark.parametrize("target", [None, 0.3])
-def test_observation_is_psf_times_truth(target: float | None) -> None:
-    survey = replace(SEEING, target_fwhm=target)
-    sample = simulate_galaxies(2, survey, galaxies=OneGalaxy(), snr=1e6)
+def test_observation_is_psf_times_truth() -> None:
+    sample = simulate_galaxies(20, LSST, snr=1e6)
     physics = PSFConvolution(torch.from_numpy(sample.psf)[:, None])
     y = physics.A(torch.from_numpy(sample.truth)[:, None])[:, 0].numpy()
-    assert np.abs(y - sample.observed).max() < 1e-3 * sample.observed.max()
-    np.testing.assert_allclose(sample.observed.sum((1, 2)), sample.truth.sum((1, 2)), rtol=1e-3)
-    np.testing.assert_allclose(sample.truth.sum((1, 2)), sample.catalogue["flux"], rtol=2e-3)
+    assert (np.abs(y - sample.observed).max((1, 2)) < 6e-3 * sample.observed.max((1, 2))).all()
+    alone = simulate_galaxies(2, SEEING, galaxies=OneGalaxy(), snr=1e6)  # whose light is in the stamp
+    np.testing.assert_allclose(alone.observed.sum((1, 2)), alone.truth.sum((1, 2)), rtol=1e-3)
+    np.testing.assert_allclose(alone.truth.sum((1, 2)), alone.catalogue["flux"], rtol=1e-3)
 
 
 def test_target_resolution() -> None:
-    truth = simulate_galaxies(1, replace(SEEING, target_fwhm=0.4, resolution=0.0), galaxies=OneGalaxy(), snr=10).truth
+    truth = simulate_galaxies(1, replace(SEEING, target_fwhm=0.4, resolution=0.05), galaxies=OneGalaxy(), snr=10).truth
     row = simulate_galaxies(1, SEEING, galaxies=OneGalaxy(), snr=10).catalogue[0]
     factor = math.sqrt(row["magnification"])
     blurred = galsim.Convolve(
         galsim.Exponential(half_light_radius=0.5 * factor).shear(g1=row["g1"], g2=row["g2"]),
         galsim.Gaussian(fwhm=0.4),
+        galsim.Gaussian(fwhm=0.05),
     ).shift(row["x_offset"], row["y_offset"])
     theirs = blurred.drawImage(nx=48, ny=48, scale=0.2, offset=(0.5, 0.5), method="no_pixel", dtype=float).array
     assert np.abs(truth[0] / truth.sum() - theirs / theirs.sum()).max() < 1e-3 * theirs.max()
@@ -175,8 +176,8 @@ def test_space_telescopes_have_their_resolution(survey) -> None:
     psf = sample.psf[0].astype(float)
     expected = {"euclid": 0.725 / 1.2, "roman": 1.58 / 2.37, "jwst": 1.5 / 6.5}[survey.name] * 0.2062648  # lambda/D
     # of an Airy pattern, the peak over the sum is pi/4 (1 - obscuration^2) per (lambda/D)^2
-    peak = psf.max() / survey.pixel_scale**2
-    assert peak == pytest.approx(math.pi / 4 / expected**2, rel=0.35)
+    peak = psf.max() / survey.pixel_scale**2  # lowered by the pixel and by aberrations
+    assert 0.5 < peak / (math.pi / 4 / expected**2) < 1
     assert np.unravel_index(psf.argmax(), psf.shape) == (survey.n // 2, survey.n // 2)
     assert psf.sum() == pytest.approx(1, abs=1e-5)
 
@@ -323,11 +324,10 @@ def test_images_of_a_catalogue_are_used_at_their_resolution(tmp_path: Path) -> N
     sample = simulate_galaxies(1, SEEING, galaxies=CatalogueGalaxies(file=tmp_path / "catalog.fits"), snr=100)
     row = sample.catalogue[0]
     factor = math.sqrt(row["magnification"])
-    expected = galsim.Convolve(
-        galaxy.dilate(factor).shear(g1=row["g1"], g2=row["g2"]),
-        galsim.Convolve(psf, galsim.Pixel(0.03)),
-    ).shift(row["x_offset"], row["y_offset"])
-    theirs = expected.drawImage(nx=48, ny=48, scale=0.2, offset=(0.5, 0.5), dtype=float).array
+    expected = galsim.Convolve(galaxy, psf, galsim.Pixel(0.03), galsim.Gaussian(fwhm=0.25))
+    expected = expected.rotate(row["rotation"] * galsim.radians).dilate(factor).shear(g1=row["g1"], g2=row["g2"])
+    expected = expected.shift(row["x_offset"], row["y_offset"])
+    theirs = expected.drawImage(nx=48, ny=48, scale=0.2, offset=(0.5, 0.5), method="no_pixel", dtype=float).array
     assert np.abs(sample.truth[0] / sample.truth.sum() - theirs).max() < 0.01 * theirs.max()
 
 

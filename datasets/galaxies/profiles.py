@@ -30,9 +30,6 @@ class Galaxy:
         galsim profile.
     knots
         ``(knot, 3)``: x, y (arcsec) and flux of point sources on top of the profile.
-    resolution
-        galsim profile of the blur that belongs to the galaxy (the telescope of its catalogue); applied last, so that
-        it is neither turned nor sheared. None: a Gaussian of the survey's `resolution`.
     kind
         ``"bulge+disc"``, ``"sersic"``, ``"knots"``, ``"catalogue"``.
     index
@@ -45,7 +42,6 @@ class Galaxy:
 
     profile: Any
     knots: Float64[ndarray, "knot 3"] | None = None
-    resolution: Any = None
     kind: str
     index: int
     g1: float = math.nan
@@ -163,7 +159,9 @@ class CatalogueGalaxies:
             real = galsim.RealGalaxy(catalogue, index=row)
         except (OSError, ValueError, IndexError) as error:
             raise FileFormatError(f"galaxy {row} cannot be read: {error}", file=self.file) from error
-        return Galaxy(profile=real, resolution=real.original_psf, kind="catalogue", index=row)
+        # the galaxy as Hubble saw it stands for the galaxy: undoing Hubble's PSF would bring artefacts
+        profile = galsim.Convolve(real, real.original_psf)
+        return Galaxy(profile=profile, kind="catalogue", index=row)
 
 
 @lru_cache(maxsize=4)

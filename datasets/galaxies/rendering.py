@@ -18,6 +18,7 @@ from numpy import ndarray
 
 from recon.datasets.galaxies.profiles import Galaxy
 
+_SIGMA_OF_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 _GALAXY_OVERSAMPLING = 4  # cusps reach far in k
 _PSF_OVERSAMPLING = 2  # a telescope's transfer function ends within twice the Nyquist frequency
 
@@ -74,7 +75,7 @@ class Grid:
 
     def gaussian(self, fwhm: float) -> Float64[ndarray, "ky kx"]:
         """Transform of a Gaussian of an FWHM in arcsec."""
-        variance = (fwhm / (2 * math.sqrt(2 * math.log(2)))) ** 2
+        variance = (fwhm * _SIGMA_OF_FWHM) ** 2
         return np.exp(-0.5 * variance * self.kx**2) * np.exp(-0.5 * variance * self.ky**2)
 
     def evaluate(self, profile: Any) -> Complex128[ndarray, "ky kx"]:
@@ -120,7 +121,7 @@ def galaxy_transform(
     offset: tuple[float, float],
     resolution: float,
 ) -> Complex128[ndarray, "ky kx"]:
-    """Evaluate a galaxy after a linear map and a shift; its surface brightness times the map's determinant is kept.
+    """Evaluate a galaxy after a linear map and a shift.
 
     Parameters
     ----------
@@ -133,21 +134,22 @@ def galaxy_transform(
     offset
         x, y, arcsec.
     resolution
-        FWHM in arcsec of a Gaussian blur, where the galaxy does not bring its own.
+        FWHM in arcsec of a Gaussian that smooths the galaxy before the map: what it smooths is the galaxy, and is
+        sheared with it.
     """
     profile = galaxy.profile.transform(*matrix.ravel()) / np.linalg.det(matrix)
     transform = grid.evaluate(profile)
     if galaxy.knots is not None:
         places = galaxy.knots[:, :2] @ matrix.T
         transform = transform + grid.points(np.column_stack([places, galaxy.knots[:, 2]]))
-    blur = grid.gaussian(resolution) if galaxy.resolution is None else grid.evaluate(galaxy.resolution)
+    variance = (resolution * _SIGMA_OF_FWHM) ** 2
+    (xx, xy), (_, yy) = variance * matrix @ matrix.T
+    blur = np.exp(-0.5 * (xx * grid.kx**2 + 2 * xy * grid.kx * grid.ky + yy * grid.ky**2))
     shift = np.exp(-1j * grid.kx * offset[0]) * np.exp(-1j * grid.ky * offset[1])
     return transform * blur * shift
 
 
-def psf_stamp_and_transform(
-    profile: Any, grid: Grid, extra: Float64[ndarray, "ky kx"]
-) -> tuple[Float64[ndarray, "n n"], Complex128[ndarray, "ky kx"]]:
+def psf_stamp_and_transform(profile: Any, grid: Grid) -> tuple[Float64[ndarray, "n n"], Complex128[ndarray, "ky kx"]]:
     """Draw a PSF whose light ends at the stamp's edge, as that of a PSF model does, and sums to 1.
 
     Parameters
@@ -156,16 +158,14 @@ def psf_stamp_and_transform(
         galsim profile.
     grid
         From `psf_grid`.
-    extra
-        Transform of what else belongs to the PSF (the pixel over the target's resolution).
 
     Returns
     -------
     tuple
-        The stamp, and the transform of the PSF that was cut (without ``extra``'s inverse).
+        The stamp of the effective PSF, which has the pixel in it, and its transform after the cut.
     """
     m, period, n = grid.oversampling, grid.period, grid.n
-    fine = np.fft.irfft2(np.fft.ifftshift(grid.evaluate(profile) * extra, axes=0), s=(m * period, m * period))
+    fine = np.fft.irfft2(np.fft.ifftshift(grid.evaluate(profile) * grid.pixel, axes=0), s=(m * period, m * period))
     place = np.arange(m * period)
     place = np.where(place < m * period // 2, place, place - m * period)
     inside = (place >= -m * (n // 2)) & (place < m * (n - n // 2))

@@ -20,6 +20,7 @@ ARRAYS = ("observed", "truth", "psf")
 Progress = Callable[[int, int], None]
 _RECIPE = "recipe.txt"
 _SUFFIX = ".h5"
+_DRAWING = 2  # to be raised when the same recipe gives other stamps
 
 
 def no_progress(done: int, total: int) -> None:
@@ -61,7 +62,7 @@ def write_shards(
         raise OptionError("nothing to simulate", found=f"n={n}, shard={shard}", expected="at least 1")
     folder = Path(folder)
     marker = folder / _RECIPE
-    text = f"{recipe!r}\n{shard} galaxies a shard\n"
+    text = f"{recipe!r}\n{shard} galaxies a shard, drawing {_DRAWING}\n"
     if not marker.exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise OutputError("the folder is not empty", file=folder, cure="Choose another one")

@@ -17,7 +17,6 @@ from numpy.random import Generator
 from recon.datasets.galaxies.profiles import SPLITS, Galaxy, GalaxySource, ParametricGalaxies
 from recon.datasets.galaxies.psf import PSFError, PSFSample
 from recon.datasets.galaxies.rendering import (
-    Grid,
     galaxy_grid,
     galaxy_transform,
     psf_grid,
@@ -94,10 +93,11 @@ class GalaxySample:
     Parameters
     ----------
     observed, truth
-        ``(stamp, y, x)``, counts. Truth has neither PSF nor sky nor noise; ``observed`` has its sky under Poisson
-        noise.
+        ``(stamp, y, x)``, counts a pixel. Truth is the galaxy at the pixels' centres, without PSF, pixel response, sky
+        or noise; ``observed`` has its sky under Poisson noise.
     psf
-        ``(stamp, y, x)``, sum 1: what maps truth to observation (or with an error, what a method is told).
+        ``(stamp, y, x)``, sum 1: the effective PSF, with the pixel response in it (or with an error, what a method is
+        told). It maps truth to observation, and shear comes before it.
     catalogue
         One row a stamp, of dtype `CATALOGUE`.
     survey
@@ -256,13 +256,7 @@ class _Maker:
         self.recipe, self.survey = recipe, survey
         self.grid = galaxy_grid(survey.n, survey.pixel_scale)
         self.psf_grid = psf_grid(survey.n, survey.pixel_scale)
-        self.target = self._target(self.grid)
-        # what the PSF stamp has besides the optics: observation = galaxy * target * (PSF * pixel / target)
-        self.extra = self.psf_grid.pixel / self._target(self.psf_grid)
-
-    def _target(self, grid: Grid) -> Float64[ndarray, "ky kx"]:
-        """Transform of what the truth is blurred with."""
-        return grid.pixel if self.survey.target_fwhm is None else grid.gaussian(self.survey.target_fwhm)
+        self.target = 1.0 if survey.target_fwhm is None else self.grid.gaussian(survey.target_fwhm)
 
     def make(self, number: int, images: ndarray, rows: ndarray) -> None:
         """Fill the images ``(3, stamp, y, x)`` (observed, truth, psf) and catalogue rows of a galaxy."""
@@ -270,7 +264,7 @@ class _Maker:
         observed, truth, psf = images
         galaxy = recipe.galaxies.draw(recipe.rng(_GALAXY, number), number, recipe.split)
         sample = survey.psf.draw(recipe.rng(_PSF, number))
-        stamp, transfer = psf_stamp_and_transform(sample.profile(), self.psf_grid, self.extra)
+        stamp, transfer = psf_stamp_and_transform(sample.profile(), self.psf_grid)
         psf[:] = self._given_psf(number, sample, stamp)
         transfer = widened(transfer, self.psf_grid, self.grid)
 
@@ -285,10 +279,10 @@ class _Maker:
         if recipe.ring is not None:  # one flux for all members: that of the galaxy before shear
             unsheared = rows[:1].copy()
             unsheared["g1"] = unsheared["g2"] = 0.0
-            scale = self._brightness(number, self.grid.stamp(self._transform(galaxy, unsheared[0])))
+            scale = self._brightness(number, self.grid.stamp(self._transform(galaxy, unsheared[0]) * self.target))
         for member, row in enumerate(rows):
             transform = self._transform(galaxy, row)
-            image = self.grid.stamp(transform)
+            image = self.grid.stamp(transform * self.target)
             flux = self._brightness(number, image) if scale is None else scale
             truth[member] = flux * image
             noise_member = member if recipe.ring is None else member % recipe.ring.rotations
@@ -314,7 +308,7 @@ class _Maker:
     def _transform(self, galaxy: Galaxy, row: np.void) -> ndarray:
         matrix = _matrix(row["rotation"], row["g1"], row["g2"], row["magnification"])
         offset = (float(row["x_offset"]), float(row["y_offset"]))
-        return galaxy_transform(galaxy, self.grid, matrix, offset, self.survey.resolution) * self.target
+        return galaxy_transform(galaxy, self.grid, matrix, offset, self.survey.resolution)
 
     def _brightness(self, number: int, image: ndarray) -> float:
         """Return what the unit galaxy's image is multiplied with."""
@@ -342,7 +336,7 @@ class _Maker:
         if error is None:
             return stamp
         wrong = error.apply(sample, self.recipe.rng(_PSF_ERROR, number))
-        return psf_stamp_and_transform(wrong.profile(), self.psf_grid, self.extra)[0]
+        return psf_stamp_and_transform(wrong.profile(), self.psf_grid)[0]
 
 
 def _set_intrinsic(galaxy: Galaxy, rows: ndarray) -> None:

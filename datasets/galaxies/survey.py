@@ -62,11 +62,11 @@ class GalaxySurvey:
     offset
         Greatest shift of a galaxy along each axis.
     resolution
-        FWHM of the blur that galaxies have before any telescope (that of the catalogue's, 0.1 for Hubble).
+        FWHM of a Gaussian that smooths galaxies before anything else: they have no detail that their truth could not
+        show. Of a pixel and a quarter, samples of the galaxy determine it, and the PSF stamp maps truth to observation.
     target_fwhm
-        What the truth is: None, the galaxy in this camera's pixels without point-spread function; else the galaxy at
-        the resolution of a Gaussian of this FWHM, best between one and two pixels. The PSF stamp is always what maps
-        the truth to the observation (the optical PSF, or the PSF with its pixel over the Gaussian).
+        None: the truth is the galaxy. Else the galaxy seen through a round Gaussian of this FWHM, for methods that
+        shall deconvolve to that.
     """
 
     name: str
@@ -79,7 +79,7 @@ class GalaxySurvey:
     shear: PowerLaw = field(default_factory=lambda: PowerLaw(0.01, 0.05, 1.0))
     magnification: tuple[Number, Number] = (1.0, 1.1)
     offset: float = 0.05
-    resolution: float = 0.1
+    resolution: float = 0.25
     target_fwhm: float | None = None
 
     def __post_init__(self) -> None:
@@ -134,6 +134,7 @@ EUCLID = GalaxySurvey(
     noise=Camera(exposure=2260, zero_point=25.7, sky_magnitude=22.3, read_noise=4.5, reads=4, gain=3.5).noise(0.1),
     n=64,
     pixel_scale=0.1,
+    resolution=0.125,
 )
 ROMAN = GalaxySurvey(
     name="roman",
@@ -141,6 +142,7 @@ ROMAN = GalaxySurvey(
     noise=Camera(exposure=700, zero_point=26.4, sky_magnitude=22.3, read_noise=8.0, reads=5, dark=0.005).noise(0.11),
     n=64,
     pixel_scale=0.11,
+    resolution=0.1375,
 )
 JWST = GalaxySurvey(
     name="jwst",

@@ -54,7 +54,7 @@ class FpfsShapes:
 
 def fpfs(
     stamps: Float[Tensor, "b 1 y x"],
-    psf: Float[Tensor, "#b 1 h w"] | None = None,
+    psf: Float[Tensor, "p 1 h w"] | None = None,
     *,
     sigma: Number = 0.6,
     pixel_scale: Number = 0.2,

@@ -56,8 +56,8 @@ class CorrectedShapes:
 
 def regauss(
     stamps: Float[Tensor, "b 1 y x"],
-    psf: Float[Tensor, "#b 1 h w"],
-    weight: Float[Tensor, "#b 1 y x"] | None = None,
+    psf: Float[Tensor, "p 1 h w"],
+    weight: Float[Tensor, "k 1 v u"] | None = None,
     *,
     noise: Float[Tensor, " b"] | Number | None = None,
     estimator: str = "REGAUSS",

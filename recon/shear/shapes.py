@@ -18,11 +18,19 @@ class Shapes(Protocol):
 
     Attributes
     ----------
+    e1, e2
+        The ellipticity that is averaged over many objects.
     g1, g2
         Reduced shear of each object; NaN where it was not measured.
     flags
         0 where measured.
     """
+
+    @property
+    def e1(self) -> Float[Tensor, " b"]: ...  # noqa: D102
+
+    @property
+    def e2(self) -> Float[Tensor, " b"]: ...  # noqa: D102
 
     @property
     def g1(self) -> Float[Tensor, " b"]: ...  # noqa: D102
