@@ -35,7 +35,7 @@ _REACH = 25.0  # squared radius (of the weight's) within which pixels count: the
 _ATTRACTION = 0.05
 _NEARLY = 0.1  # a damped step so small may end in Newton steps
 _EVERY = 8  # damped steps between such attempts
-_PIXELS_A_CHUNK = 2**22
+_PIXELS_A_CHUNK = 2**25  # the last few of a chunk take as long as thousands
 _BLOCK = 64  # stamps whose pixels stay in a core's cache; an accelerator takes all at once
 _Window = tuple[int, int, int, int]  # first row, last row + 1, first column, last column + 1
 
