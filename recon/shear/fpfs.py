@@ -12,7 +12,7 @@ from torch import Tensor
 from recon.datasets.random import Number
 from recon.physics.errors import OptionError, ShapeError
 
-_KEPT = 1e-6  # of the shapelets' Gaussian: frequencies where less is left carry nothing but noise over a small PSF
+_KEPT = 1e-10  # of the shapelets' Gaussian: frequencies where less is left carry nothing but noise over a small PSF
 _LEAST_TRANSFER = 1e-5  # of the PSF, below which dividing by it is of no use
 
 
