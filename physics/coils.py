@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ _CHUNK_BYTES_ELSEWHERE = 512 << 20
 torch.empty(31 << 20, dtype=torch.uint8)
 
 
-class CoilPhysics(LinearPhysics):
+class CoilPhysics(LinearPhysics, ABC):
     r"""Operator :math:`y_c = E \sum_s S_{s,c}\, x_s` whose :math:`E^H E` is a multiplication between two FFTs.
 
     A child gives `expand`, `combine`, `A`, `A_adjoint` and `update_parameters`, and calls `_set_gram`.
@@ -75,13 +76,13 @@ class CoilPhysics(LinearPhysics):
         """Number of sets of coil maps."""
         return self.coil_maps.shape[1]
 
+    @abstractmethod
     def expand(self, x: Complex[Tensor, "b *set_and_spatial"]) -> Complex[Tensor, "b coil *samples"]:
         """Take the samples of all coils of an image ``(b, *spatial)`` or ``(b, set, *spatial)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def combine(self, k: Complex[Tensor, "b coil *samples"]) -> Complex[Tensor, "b *set_and_spatial"]:
         """Adjoint of `expand`: ``(b, *spatial)`` for one set of maps, else ``(b, set, *spatial)``."""
-        raise NotImplementedError
 
     def normal(self, x: Complex[Tensor, "b *set_and_spatial"]) -> Complex[Tensor, "b *set_and_spatial"]:
         """`A_adjoint_A` on complex images, ``(b, *spatial)`` or ``(b, set, *spatial)``; the same shape comes back."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from recon.datasets import Scan
 from recon.datasets import open as open_file
-from recon.physics.errors import DataError
-from recon.pipeline import Plan, run_stored
+from recon.pipeline import Plan, only_scan, run_stored
 from recon.prepare import Preparation
 from recon.slices import Trust
 from recon.spool import Spool
@@ -34,15 +33,8 @@ class Job:
     variable: str | None
 
     def open(self) -> Scan:
-        """Open the file; an image raises `DataError`."""
-        opened = open_file(self.path, format=self.format, variable=self.variable)
-        if not isinstance(opened, Scan):
-            raise DataError(
-                "this file holds an image, not raw measurements",
-                file=self.path,
-                cure="Make measurements from it with `recon simulate`",
-            )
-        return opened
+        """Open the file; what is no raw k-space raises `DataError`."""
+        return only_scan(open_file(self.path, format=self.format, variable=self.variable), self.path)
 
     def plan(self, scan: Scan) -> Plan:
         """Return what is to be done to ``scan``."""

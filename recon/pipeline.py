@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from recon.checkpoint import sha256
 from recon.choice import Verdict, compare, shipped_card
-from recon.datasets import Image, Scan
+from recon.datasets import Image, Scan, Stamps
 from recon.datasets import open as open_file
 from recon.metrics import evaluate
 from recon.models import takes_stamps
@@ -112,15 +113,21 @@ def reconstruct(
             raise OptionError("an operator was given without measurements as a tensor", found=type(data).__name__)
         return _on_tensors(data, physics, model)
     if isinstance(data, str | Path):
-        opened = open_file(data)
-        if not isinstance(opened, Scan):
-            what = "an image" if isinstance(opened, Image) else "galaxy stamps"
-            raise DataError(f"this file holds {what}, not raw measurements", file=data)
-        data = opened
+        data = only_scan(open_file(data), data)
     if not isinstance(data, Scan):
         raise OptionError("measurements as a tensor need their operator", cure="Give physics=...")
     how = Preparation(coils=coils, whiten=whiten, map_sets=map_sets, device=device)
     return execute(Plan(data, model, how, slices, trust, seed), progress=progress, spool=spool)
+
+
+def only_scan(opened: Scan | Image | Stamps, file: str | Path) -> Scan:
+    """Return what was opened if it is raw k-space; else raise `DataError`."""
+    if isinstance(opened, Scan):
+        return opened
+    if isinstance(opened, Image):
+        cure = "Make measurements from it with `recon simulate`"
+        raise DataError("this file holds an image, not raw measurements", file=file, cure=cure)
+    raise DataError("this file holds galaxy stamps, not k-space", file=file)
 
 
 def _on_tensors(y: Tensor, physics: LinearPhysics, model: str | Reconstructor) -> Tensor:
@@ -182,7 +189,8 @@ class Plan:
         seed: int,
     ) -> None:
         self.scan, self.model, self.how, self.trust, self.seed = scan, model, how, trust, seed
-        self._weights = _weights(model)  # an unknown name is told before any work is done
+        self._load = cache(load_model)
+        self._weights = self._checksum()  # an unknown name is told before any work is done
         self.sliced, self.axis = as_slices(scan)
         if self.axis is not None and slices is not None:
             raise OptionError(
@@ -214,6 +222,19 @@ class Plan:
             "checked": sorted(self.checked),
             **self.options(),
         }
+
+    def _checksum(self) -> str | None:
+        """Checksum of the weights that the model has, or that the automatic choice may take; it is for k-space."""
+        if self.model == "auto":
+            card = shipped_card()
+            return None if card is None else card.sha256
+        model = self._load(self.model) if isinstance(self.model, str) else self.model
+        if takes_stamps(model):
+            raise OptionError("this model deconvolves galaxy stamps, not k-space", found=type(model).__name__)
+        card = getattr(model, "card", None)
+        if card is None and isinstance(self.model, str) and is_file(self.model):
+            return sha256(Path(self.model))
+        return None if card is None else card.sha256
 
     def decide(self, store: Spool | None = None) -> None:
         """Let the middle slice decide, once for all, whether ``auto`` takes the learned model.
@@ -253,21 +274,9 @@ class Plan:
     def _reconstruct(self, index: int, trust: Trust) -> SliceResult:
         neighbour = None if self.leader(index) == index else self._reports[self.leader(index)]
         self.decide()
-        return reconstruct_slice(self.sliced, index, self.model, self.how, trust, self.seed, neighbour, self._verdict)
-
-
-def _weights(model: str | Reconstructor) -> str | None:
-    """Checksum of the weights that a model has, or that the automatic choice may take."""
-    if model == "auto":
-        card = shipped_card()
-    else:
-        loaded = load_model(model) if isinstance(model, str) else model
-        if takes_stamps(loaded):
-            raise OptionError("this model deconvolves galaxy stamps, not k-space", found=type(loaded).__name__)
-        card = getattr(loaded, "card", None)
-    if card is None and isinstance(model, str) and is_file(model):
-        return sha256(Path(model))
-    return None if card is None else card.sha256
+        return reconstruct_slice(
+            self.sliced, index, self.model, self.how, trust, self.seed, neighbour, self._verdict, self._load
+        )
 
 
 def _wanted(scan: Scan, slices: Sequence[int] | None) -> list[int]:

@@ -73,6 +73,7 @@ def reconstruct_slice(
     seed: int,
     neighbour: Mapping[str, Any] | None = None,
     verdict: Verdict | None = None,
+    load: Callable[[str], Reconstructor] = load_model,
 ) -> SliceResult:
     """Reconstruct slice ``index`` and say how far it can be trusted.
 
@@ -85,6 +86,8 @@ def reconstruct_slice(
         would search for its own.
     verdict
         For ``auto``: what `recon.choice.compare` found for the scan.
+    load
+        Returns the model of a name; one that keeps models saves reading weights for every slice.
 
     Raises
     ------
@@ -97,7 +100,7 @@ def reconstruct_slice(
     name, why = (type(model).__name__, "given") if isinstance(model, Reconstructor) else (model, "asked for")
     if name == "auto":
         name, why = choose(problem, verdict)
-    method = model if isinstance(model, Reconstructor) else load_model(name)
+    method = model if isinstance(model, Reconstructor) else load(name)
     if neighbour is not None and neighbour["model"] == name:
         method = _with_strength_of(neighbour, method, problem)
     with torch.no_grad():

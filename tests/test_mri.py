@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon.physics import MultiCoilMRI
+from recon.physics.coils import CoilPhysics
 from recon.physics.errors import DTypeError, MaskError, OptionError, ShapeError
 from recon.physics.fft import centring_phases, fft_centred, ifft_centred
 from recon.physics.layout import to_channels, to_complex
@@ -449,3 +450,9 @@ def test_images_and_kspace_that_do_not_fit():
             physics.A_adjoint(y)
     with pytest.raises(OptionError, match="coil"):
         MultiCoilMRI(MAPS, coil_chunk=0)
+
+
+def test_operators_of_coils_say_how_coils_see():
+    """A child without `expand` and `combine` cannot be made, rather than fail when it is used."""
+    with pytest.raises(TypeError, match=r"abstract methods.*combine.*expand"):
+        CoilPhysics(torch.ones(1, 2, 4, 4).cfloat(), n_axes=2, noise_model=None, coil_chunk=None, max_iter=1, tol=0.0)

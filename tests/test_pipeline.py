@@ -10,7 +10,7 @@ import torch
 
 import recon
 from recon.cards import Card
-from recon.checkpoint import save_checkpoint
+from recon.checkpoint import load_checkpoint, save_checkpoint
 from recon.datasets import Scan, Source
 from recon.datasets.simulate import simulate_mri
 from recon.models.unet import UNetReconstructor
@@ -231,3 +231,13 @@ def test_finished_slices_belong_to_their_weights(tmp_path) -> None:
     assert keys[1] == Plan(scan, str(path), Preparation(), None, BASIC, 0).key()
     path.with_suffix(".json").unlink()
     assert keys[1] == Plan(scan, str(path), Preparation(), None, BASIC, 0).key()
+
+
+def test_weights_are_read_once_for_all_slices(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "net.safetensors"
+    save_checkpoint(path, UNetReconstructor(2, 1), Card())
+    read = []
+    monkeypatch.setattr("recon.zoo.load_checkpoint", lambda file: (read.append(file), load_checkpoint(file))[1])
+    scan = simulate_mri(np.stack([phantom()] * 3), coils=3).scan
+    reconstruct(scan, model=str(path), trust=BASIC)
+    assert len(read) == 1

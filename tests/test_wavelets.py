@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import pywt
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon.physics.errors import OptionError, ShapeError
 from recon.wavelets import Wavelets, analysis_matrix, daubechies
-
-pywt = pytest.importorskip("pywt")
 
 
 @pytest.mark.parametrize("order", range(1, 11))

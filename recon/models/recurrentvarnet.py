@@ -26,8 +26,8 @@ from recon.physics.linalg import conjugate_gradient
 Initialiser = Literal["image", "kspace", "kspace-corner", "none"]
 _COMPLEX = 2  # real channels of a complex image
 _MAP_POOLS = 4  # of the U-Net for coil maps
-_SMALLEST = 2 ** (_MAP_POOLS + 1)
-_QUIET = 0.1
+_SMALLEST = 2 ** (_MAP_POOLS + 1)  # side that leaves it two pixels
+_QUIET = 0.1  # size of the first updates after a warm start
 _WEIGHT = 0.3  # of the prior in proximal problems, at first
 _ITERATIONS = 10  # of the conjugate gradients of the ending data consistency
 
