@@ -1,4 +1,4 @@
-"""Receive coils, their noise, and the phase of the image: what a magnitude image lacks to become raw data."""
+"""Receive coils and their noise: what an image lacks to become raw data of many channels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from recon.physics.errors import CalibrationError, OptionError
 _SEGMENTS = 32  # straight pieces of a loop
 _COARSE = 48  # the field is computed on at most so many points an axis, and interpolated
 _WIRE = 0.3  # thickness of the wire: keeps the field smooth where a loop cuts a corner of the field of view
-_PHASE_ORDER = 4  # highest sum of the three cosine orders in the low-frequency phase
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,14 @@ class LoopArray:
 
     def sensitivity(self, shape: Sequence[int], z: Number = 0.0) -> Complex[Tensor, "coil y x"]:
         """Sensitivity before normalisation, on a grid of pixel centres."""
-        y, x = (_pixel_centers(n) for n in shape)
+        y, x = (pixel_centers(n) for n in shape)
         points = torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x)), torch.full((len(y), len(x)), z)), -1)
         field = torch.stack([_loop_field(*loop, points) for loop in zip(*self._loops(), strict=True)])
         return self.gains[:, None, None] * torch.complex(field[..., 0], -field[..., 1])
 
     def volume(self, shape: tuple[int, int, int]) -> Complex[Tensor, "coil z y x"]:
         """Coil maps of a volume whose slices fill the height of the array."""
-        return torch.stack([self.maps(shape[1:], float(z)) for z in _pixel_centers(shape[0])], dim=1)
+        return torch.stack([self.maps(shape[1:], float(z)) for z in pixel_centers(shape[0])], dim=1)
 
     def _loops(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.centers, self.normals, self.radii
@@ -141,44 +140,6 @@ def noise_covariance(
     return levels[:, None] * (correlation * gram + (1 - correlation) * unit) * levels[None, :]
 
 
-@dataclass(frozen=True)
-class BackgroundPhase:
-    """Smooth phase over a volume: a quadratic polynomial and a few low spatial frequencies.
-
-    Parameters
-    ----------
-    polynomial
-        Coefficients of 1, x, y, z, x^2, y^2, z^2, xy, xz, yz on -1 to 1, in radians.
-    cosines
-        Coefficients of ``cos(pi i u) cos(pi j v) cos(pi k w)`` for z, y, x on 0 to 1, in radians.
-    """
-
-    polynomial: Float[Tensor, " 10"]
-    cosines: Float[Tensor, "k j i"]
-
-    def __call__(self, shape: tuple[int, int], z: Number = 0.0) -> Float[Tensor, "y x"]:
-        """Phase of the slice at height ``z`` (-1 to 1), in radians."""
-        y, x = _pixel_centers(shape[0])[:, None], _pixel_centers(shape[1])[None, :]
-        p = self.polynomial
-        smooth = p[0] + p[1] * x + p[2] * y + p[3] * z + p[4] * x**2 + p[5] * y**2 + p[6] * z**2
-        smooth = smooth + p[7] * x * y + p[8] * x * z + p[9] * y * z
-        order = torch.arange(len(self.cosines)) * torch.pi / 2
-        along_z = torch.cos(order * (z + 1))
-        along_y, along_x = torch.cos(order * (y + 1)), torch.cos(order * (x.T + 1))
-        return smooth + torch.einsum("kji,k,yj,xi->yx", self.cosines, along_z, along_y, along_x)
-
-
-def random_phase(generator: Seed = 0) -> BackgroundPhase:
-    """Draw a background phase that varies by about pi over the field of view."""
-    rng = as_generator(generator)
-    polynomial = 0.8 * torch.randn(10, generator=rng)
-    order = torch.arange(_PHASE_ORDER + 1)
-    total = order[:, None, None] + order[None, :, None] + order[None, None, :]
-    cosines = torch.randn(total.shape, generator=rng) * 0.4 / total.clamp_min(1) ** 1.5
-    cosines[(total == 0) | (total > _PHASE_ORDER)] = 0
-    return BackgroundPhase(polynomial, cosines)
-
-
 def _loop_field(center: Tensor, normal: Tensor, radius: Tensor, points: Float[Tensor, "*p 3"]) -> Float[Tensor, "*p 3"]:
     """Field of a circular loop by the Biot-Savart law, up to a constant: the sum of dl x r / |r|^3, wire thick."""
     # Any two unit vectors that span the loop's plane.
@@ -202,6 +163,6 @@ def _interpolated(field: Complex[Tensor, "coil v u"], shape: Sequence[int]) -> C
     return torch.view_as_complex(fine.movedim(1, -1).contiguous())
 
 
-def _pixel_centers(n: int) -> Float[Tensor, " n"]:
+def pixel_centers(n: int) -> Float[Tensor, " n"]:
     """Centres of ``n`` pixels that fill -1 to 1, the places that the interpolation takes them to have."""
     return (2 * torch.arange(n) + 1) / n - 1

@@ -13,8 +13,9 @@ from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from recon.datasets.coils import LoopArray, noise_covariance, random_loops, random_phase, resample_maps
+from recon.datasets.coils import LoopArray, noise_covariance, random_loops, resample_maps
 from recon.datasets.masks import Center, make_mask
+from recon.datasets.phase import random_phase
 from recon.datasets.random import Number, child_generator
 from recon.datasets.scan import Image, Scan, SliceArray, Source
 from recon.physics import NonCartesianMRI, trajectories

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from deepinv.physics import GaussianNoise
 from networks import BAD_SCANS, problem, tiny, without_gradient
 
+from recon.calibration import noise_level
 from recon.models.convgru import GatedUnit, RecurrentRegulariser, ReplicatedConv
+from recon.models.l1_wavelet import L1Wavelet
 from recon.models.recurrentvarnet import RecurrentVarNet
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import OptionError, ShapeError
 from recon.physics.fft import fft_centred, ifft_centred
-from recon.physics.layout import to_channels
+from recon.physics.layout import to_channels, to_complex
 
 OPTIONS = pytest.mark.parametrize(
     "options",
@@ -24,6 +27,8 @@ OPTIONS = pytest.mark.parametrize(
         {"noise_input": True},
         {"block": 2},
         {"warm_start": 3},
+        {"sparse_start": 3, "noise_input": True},
+        {"sparse_start": 3, "proximal": 2},
         {"data_consistency": True},
         {"proximal": 3, "warm_start": 2},
         {"proximal": 2, "save_memory": True, "output": "rss"},
@@ -124,6 +129,33 @@ def physics_image(physics, y):
     return torch.view_as_complex(physics.A_dagger(y, max_iter=4, tol=0.0).movedim(1, -1).contiguous())
 
 
+@pytest.mark.parametrize("sigma", [0.05, None])
+def test_sparse_start_is_l1_wavelet_where_nothing_was_sampled(sigma):
+    model = tiny("recurrentvarnet", steps=1, sparse_start=6)
+    y, physics = problem()
+    level = noise_level(y, physics.mask) if sigma is None else torch.tensor([sigma, 2 * sigma])[: len(y)]
+    physics.noise_model = None if sigma is None else GaussianNoise(level)
+    with torch.no_grad():
+        model.step_sizes.zero_()
+        for p in model.regularisers[0].last.parameters():
+            p.zero_()
+        x = model(y, physics)
+    sparse = L1Wavelet(0.7 * float(level[0]), iterations=6)(y, physics)
+    k = torch.where(physics.mask, y, physics.expand(to_complex(sparse)[:, 0]))
+    torch.testing.assert_close(x, to_channels(physics.combine(k)[:, None]), rtol=1e-3, atol=1e-4)
+
+
+def test_each_item_of_a_batch_has_its_own_sparse_start():
+    model = tiny("recurrentvarnet", steps=1, sparse_start=3)
+    y, physics = problem(batch=2)
+    y = y * torch.tensor([1.0, 7.0])[:, None, None, None]
+    physics.noise_model = GaussianNoise(torch.tensor([0.03, 0.5]))
+    with torch.no_grad():
+        both = model(y, physics)
+        second = MultiCoilMRI(physics.coil_maps[1:], physics.mask[1:], noise_model=GaussianNoise(torch.tensor([0.5])))
+        torch.testing.assert_close(both[1:], model(y[1:], second), rtol=1e-4, atol=1e-4)
+
+
 def test_ending_data_consistency_solves_its_problem():
     model = tiny("recurrentvarnet", steps=1, data_consistency=True, scale="none")
     y, physics = problem()
@@ -196,7 +228,9 @@ def test_autocast_keeps_the_transforms_in_float32():
 
 
 @BAD_SCANS
-@pytest.mark.parametrize("options", [{}, {"block": 2, "warm_start": 2, "data_consistency": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"block": 2, "warm_start": 2, "data_consistency": True}, {"sparse_start": 2}], ids=str
+)
 def test_unusual_scans(scan, options):
     y, physics = problem(**scan)
     with torch.no_grad():

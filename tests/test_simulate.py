@@ -12,8 +12,9 @@ from skimage.transform import resize
 
 from recon.datasets import Image, Source, save
 from recon.datasets import open as open_file
-from recon.datasets.coils import noise_covariance, random_loops, random_phase, resample_maps
+from recon.datasets.coils import noise_covariance, random_loops, resample_maps
 from recon.datasets.masks import MASKS, make_mask
+from recon.datasets.phase import random_phase, tissue_phase
 from recon.datasets.scan import SliceArray
 from recon.datasets.simulate import simulate_mri
 from recon.physics import MultiCoilMRI, NonCartesianMRI
@@ -102,6 +103,29 @@ def test_phase_is_smooth_and_changes_with_height():
     assert plane.diff(dim=1).abs().max() < 0.3
     assert 0 < (phase((90, 70), 0.25) - plane).abs().max() < 0.5
     assert torch.equal(random_phase(4)((90, 70), 0.2), plane)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.1, 0.5])
+def test_phase_of_tissue_follows_the_anatomy(head, strength):
+    image = torch.from_numpy(head).float()
+    phase = tissue_phase(image, strength, 3)
+    assert torch.equal(phase, tissue_phase(image, strength, 3))
+    mean = float((image * phase).sum() / image.sum())
+    size = float((image * phase.square()).sum() / image.sum()) ** 0.5
+    assert abs(mean) < 1e-4
+    assert size == pytest.approx(strength, rel=1e-3)
+    if strength:  # rises and falls at the edges of the image, and differs from draw to draw
+        edges = image.diff(dim=0).abs() > 0.1 * image.max()
+        jumps = phase.diff(dim=0).abs()
+        assert float(jumps[edges].mean()) > 3 * float(jumps[~edges].mean())
+        assert not torch.allclose(phase, tissue_phase(image, strength, 4), atol=0.01)
+
+
+def test_phase_of_an_even_image_is_even():
+    assert tissue_phase(torch.full((12, 10), 3.0), 0.5, 0).abs().max() < 1e-6
+    assert tissue_phase(torch.zeros(12, 10), 0.5, 0).abs().max() == 0
+    with pytest.raises(OptionError, match="not negative"):
+        tissue_phase(torch.ones(4, 4), -1.0)
 
 
 # --- simulation -------------------------------------------------------------------------------------------------

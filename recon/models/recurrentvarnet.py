@@ -17,6 +17,7 @@ from recon.models.convgru import RecurrentRegulariser, State, StateInitialiser
 from recon.models.learned import LearnedReconstructor
 from recon.models.scaling import unit_scale
 from recon.models.unet import UNet, check_cartesian
+from recon.models.warm_start import cg_sense_image, filled_in, sparse_image
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import OptionError
 from recon.physics.fft import fft_centred, ifft_centred
@@ -63,6 +64,9 @@ class RecurrentVarNet(LearnedReconstructor):
         [2]_: 1 as published; 2 sees twice as far for a quarter of the time.
     warm_start
         Iterations of CG-SENSE that fill in the samples that are missing in :math:`k_0`; 0 as published.
+    sparse_start
+        Iterations of L1-wavelet that do so instead, at a strength that the noise level gives: what is learned is what
+        compressed sensing leaves.
     proximal
         Iterations of conjugate gradients by which each step solves the proximal problem of the data, with a learned
         weight, in place of the gradient step [3]_; 0: gradient steps, as published.
@@ -98,6 +102,7 @@ class RecurrentVarNet(LearnedReconstructor):
         noise_input: bool = False,
         block: int = 1,
         warm_start: int = 0,
+        sparse_start: int = 0,
         proximal: int = 0,
         data_consistency: bool = False,
         refine_maps: int = 0,
@@ -106,10 +111,11 @@ class RecurrentVarNet(LearnedReconstructor):
         save_memory: bool = False,
     ) -> None:
         super().__init__()
-        if min(steps, hidden, layers, block) < 1 or min(warm_start, proximal, refine_maps) < 0:
+        if min(steps, hidden, layers, block) < 1 or min(warm_start, sparse_start, proximal, refine_maps) < 0:
             raise OptionError(
                 "RecurrentVarNet has at least one step, layer and channel",
-                found=f"steps {steps}, hidden {hidden}, layers {layers}, block {block}, warm_start {warm_start}",
+                found=f"steps {steps}, hidden {hidden}, layers {layers}, block {block}, "
+                f"warm_start {warm_start}, sparse_start {sparse_start}",
             )
         if initialiser not in _INITIAL_IMAGE or scale not in _SCALES or output not in ("combined", "rss"):
             raise OptionError(
@@ -118,7 +124,8 @@ class RecurrentVarNet(LearnedReconstructor):
                 expected=f"{', '.join(_INITIAL_IMAGE)}; {', '.join(_SCALES)}; combined, rss",
             )
         self._initial_image = _INITIAL_IMAGE[initialiser]
-        self.hidden, self.layers, self.block, self.warm_start = hidden, layers, block, warm_start
+        self.hidden, self.layers, self.block = hidden, layers, block
+        self.warm_start, self.sparse_start = warm_start, sparse_start
         self.noise_input, self.output, self.scale, self.save_memory = noise_input, output, scale, save_memory
         in_channels = block**2 * _COMPLEX + int(noise_input)
         self.initialiser = (
@@ -130,7 +137,7 @@ class RecurrentVarNet(LearnedReconstructor):
             RecurrentRegulariser(in_channels, block**2 * _COMPLEX, hidden, layers)
             for _ in range(1 if share_weights else steps)
         ]
-        if warm_start:  # random updates would throw away what it gives
+        if warm_start or sparse_start:  # random updates would throw away what it gives
             with torch.no_grad():
                 for parameter in (p for regulariser in regularisers for p in regulariser.last.parameters()):
                     parameter.mul_(_QUIET)
@@ -169,10 +176,10 @@ class RecurrentVarNet(LearnedReconstructor):
         scaled = y / unit
         noise = self._noise(unit, physics)
         if self.proximal:
-            x = self._images(scaled, physics, noise)
+            x = self._images(scaled, physics, unit, noise)
             z = _expanded(physics.coil_maps, x) if self.output == "rss" else None
         else:
-            z = self._coil_images(scaled, physics, noise)
+            z = self._coil_images(scaled, physics, unit, noise)
             x = _combined(physics.coil_maps, z)
         if self.output == "rss":
             return torch.linalg.vector_norm(z, dim=1, keepdim=True) * unit
@@ -188,23 +195,32 @@ class RecurrentVarNet(LearnedReconstructor):
         sigma = torch.as_tensor(getattr(physics.noise_model, "sigma", 0.0), dtype=unit.dtype, device=unit.device)
         return sigma.reshape(-1, 1, 1, 1) / unit
 
-    def _coil_images(self, y: Tensor, physics: MultiCoilMRI, noise: Tensor | None) -> Complex[Tensor, "b coil y x"]:
+    def _start(self, y: Tensor, physics: MultiCoilMRI, unit: Tensor) -> Complex[Tensor, "b set y x"] | None:
+        if self.sparse_start:
+            return sparse_image(y, physics, unit, self.sparse_start)
+        return cg_sense_image(y, physics, self.warm_start) if self.warm_start else None
+
+    def _coil_images(
+        self, y: Tensor, physics: MultiCoilMRI, unit: Tensor, noise: Tensor | None
+    ) -> Complex[Tensor, "b coil y x"]:
         """Run all steps; images of coils come back."""
         maps = physics.coil_maps
         z0 = ifft_centred(y * physics.mask, (-2, -1))
         mask = torch.fft.ifftshift(physics.mask, (-2, -1))
-        z = z0 if self.warm_start == 0 else _filled_in(z0, y, physics, mask, self.warm_start)
-        state = self._first_state(_combined(maps, z0))
+        start = self._start(y, physics, unit)
+        z = z0 if start is None else filled_in(start, z0, physics, mask)
+        state = self._first_state(_combined(maps, z if self.sparse_start else z0))
         for t, step_size in enumerate(self.step_sizes):
             z, state = self._run(_gradient_step, t, step_size, z, state, z0, maps, mask, noise)
         return z
 
-    def _images(self, y: Tensor, physics: MultiCoilMRI, noise: Tensor | None) -> Complex[Tensor, "b set y x"]:
+    def _images(
+        self, y: Tensor, physics: MultiCoilMRI, unit: Tensor, noise: Tensor | None
+    ) -> Complex[Tensor, "b set y x"]:
         """Run all steps, each of which solves its proximal problem."""
         right = to_complex(physics.A_adjoint(y))
-        x = right
-        if self.warm_start:
-            x = conjugate_gradient(physics.normal, right, max_iter=self.warm_start, tol=0.0)
+        start = self._start(y, physics, unit)
+        x = right if start is None else start
         state = self._first_state(x)
         for t, log_weight in enumerate(self.log_weights):
             x, state = self._run(_proximal_step, t, log_weight, x, state, right, physics, self.proximal, noise)
@@ -329,13 +345,6 @@ def _features(x: Complex[Tensor, "b set y x"], block: int) -> Float[Tensor, "n c
         return parts
     parts = pad(parts, (0, -x.shape[-1] % block, 0, -x.shape[-2] % block), mode="replicate")
     return pixel_unshuffle(parts, block).contiguous(memory_format=torch.channels_last)
-
-
-def _filled_in(z0: Tensor, y: Tensor, physics: MultiCoilMRI, mask: Tensor, iterations: int) -> Tensor:
-    """Coil images whose missing samples are those of a CG-SENSE image."""
-    x = conjugate_gradient(physics.normal, to_complex(physics.A_adjoint(y)), max_iter=iterations, tol=0.0)
-    guess = _expanded(physics.coil_maps, x)
-    return z0 + torch.fft.ifftn(~mask * torch.fft.fftn(guess, dim=(-2, -1)), dim=(-2, -1))
 
 
 def _consistent(

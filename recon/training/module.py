@@ -17,6 +17,7 @@ from recon.datasets.atomic import atomic_path
 from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
 from recon.training.losses import WeightedLoss
+from recon.training.muon import Muon
 from recon.training.network import build
 from recon.training.schedule import Schedule
 
@@ -25,7 +26,7 @@ METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim, "nmse": metrics.nmse}
 
 
 class ReconstructionModule(LightningModule):
-    """Trains a network ``x = network(y, physics)`` with Adam.
+    """Trains a network ``x = network(y, physics)`` with Adam, or Muon.
 
     Parameters
     ----------
@@ -39,6 +40,8 @@ class ReconstructionModule(LightningModule):
         Weight of each loss, by the names in `recon.training.losses.LOSSES`; L1 + (1 - SSIM) by default.
     lr, betas
         Highest learning rate, and the decays of Adam's averages.
+    matrix_lr
+        Highest learning rate of matrices, which are then trained by `recon.training.muon.Muon`; 0: Adam for all.
     schedule
         How it changes.
     channels_last
@@ -64,13 +67,17 @@ class ReconstructionModule(LightningModule):
         loss: dict[str, float] | None = None,
         lr: float = 5e-4,
         betas: tuple[float, float] = (0.9, 0.999),
+        matrix_lr: float = 0.0,
         schedule: Schedule = _PUBLISHED,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002 - what everybody calls it
     ) -> None:
         super().__init__()
-        if not (lr > 0 and all(0 <= beta < 1 for beta in betas)):
-            raise OptionError("a learning rate is positive, and averages decay", found=f"lr {lr:g}, betas {betas}")
+        if not (lr > 0 and matrix_lr >= 0 and all(0 <= beta < 1 for beta in betas)):
+            raise OptionError(
+                "a learning rate is positive, and averages decay",
+                found=f"lr {lr:g}, betas {betas}, matrix_lr {matrix_lr:g}",
+            )
         self.name, self.arguments = network, dict(arguments or {})
         self.network = build(self.name, self.arguments)
         if weights is not None:
@@ -78,7 +85,7 @@ class ReconstructionModule(LightningModule):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.loss = WeightedLoss({"l1": 1.0, "ssim": 1.0} if loss is None else loss)
-        self.lr, self.betas, self.schedule = lr, betas, schedule
+        self.lr, self.betas, self.matrix_lr, self.schedule = lr, betas, matrix_lr, schedule
         self._compile = compile
 
     def setup(self, stage: str) -> None:
@@ -120,8 +127,12 @@ class ReconstructionModule(LightningModule):
         return {"x": x}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Return Adam and the schedule, which goes by steps."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, betas=self.betas)
+        """Return the optimiser and the schedule, which goes by steps."""
+        optimizer: torch.optim.Optimizer = (
+            Muon(self.parameters(), lr=self.lr, betas=self.betas, matrix_lr=self.matrix_lr)
+            if self.matrix_lr
+            else torch.optim.Adam(self.parameters(), lr=self.lr, betas=self.betas)
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
-from recon.datasets.coils import noise_covariance, random_loops, random_phase
+from recon.datasets.coils import noise_covariance, random_loops
 from recon.datasets.masks import MASKS, make_mask
+from recon.datasets.phase import random_phase, tissue_phase
 from recon.datasets.random import child_generator
 from recon.physics.errors import DataError, OptionError
 from recon.physics.fft import fft_centred
@@ -30,7 +31,7 @@ _ATTEMPTS = 20  # images drawn until one has signal
 
 @dataclass(frozen=True, kw_only=True)
 class Acquisition:
-    """How scans are simulated; ranges are drawn from evenly, acceleration and noise evenly in their logarithm.
+    """How scans are simulated; ranges are drawn from evenly, in the logarithm where they span factors.
 
     Parameters
     ----------
@@ -48,6 +49,8 @@ class Acquisition:
         Of the noise between coils.
     field_of_view
         Factor by which air is added around the image.
+    tissue_phase
+        Root mean square of the phase that follows the anatomy, in radians.
     """
 
     coils: tuple[int, int] = (4, 16)
@@ -66,9 +69,18 @@ class Acquisition:
     noise: tuple[float, float] = (0.002, 0.03)
     correlation: tuple[float, float] = (0.0, 0.4)
     field_of_view: tuple[float, float] = (1.0, 1.15)
+    tissue_phase: tuple[float, float] = (0.02, 0.25)
 
     def __post_init__(self) -> None:
-        for name in ("coils", "acceleration", "line_acceleration", "calibration", "noise", "field_of_view"):
+        for name in (
+            "coils",
+            "acceleration",
+            "line_acceleration",
+            "calibration",
+            "noise",
+            "field_of_view",
+            "tissue_phase",
+        ):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise OptionError(f"{name} is a range from low to high", found=f"{low}, {high}")
@@ -173,7 +185,9 @@ class SimulatedScans(Dataset[Example]):
         height = _between(rng, (-1.0, 1.0))
         n_coils = int(torch.randint(a.coils[0], a.coils[1] + 1, (), generator=rng))
         array = random_loops(n_coils, rng)
-        phase = random_phase(rng)(size, height)
+        phase = random_phase(rng)(size, height) + tissue_phase(
+            image.clamp_min(0), _log_between(rng, a.tissue_phase), rng
+        )
         kspace = fft_centred(array.maps(size, height) * torch.polar(image.clamp_min(0), phase), (-2, -1))
         sigma = _log_between(rng, a.noise) * float(torch.quantile(image, PEAK))
         relative = noise_covariance(array.sensitivity((32, 32)), _between(rng, a.correlation), rng)
