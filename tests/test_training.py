@@ -22,7 +22,7 @@ from recon import load_model
 from recon.datasets.atomic import OutputError
 from recon.physics.errors import CheckpointError, DataError, OptionError
 from recon.training.checkpointing import AtomicCheckpointIO
-from recon.training.data.base import EpochSampler
+from recon.training.data.base import EpochSampler, ExampleData, TrainingSet
 from recon.training.data.sample import SimulatedData
 from recon.training.data.simulated import Acquisition
 from recon.training.ema import ExponentialAverage
@@ -327,3 +327,12 @@ def test_data_that_cannot_be(options: dict[str, Any]) -> None:
 def test_an_epoch_needs_a_batch(config: Path) -> None:
     with pytest.raises(OptionError, match=r"fewer examples than one step needs; found 4; expected at least .* = 8"):
         train(config, ["--data.init_args.batch_size", "8"])
+
+
+def test_data_without_their_sets_or_card_cannot_be_made() -> None:
+    class Half(ExampleData):
+        def training_set(self) -> TrainingSet:
+            raise AssertionError
+
+    with pytest.raises(TypeError, match=r"abstract methods.*card.*validation_set"):
+        Half()

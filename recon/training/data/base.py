@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
@@ -50,7 +51,7 @@ class EpochSampler(DistributedSampler):
         self.examples.set_epoch(epoch)
 
 
-class ExampleData(LightningDataModule):
+class ExampleData(LightningDataModule, ABC):
     """Loaders of a training and a validation set.
 
     Parameters
@@ -76,17 +77,17 @@ class ExampleData(LightningDataModule):
             raise OptionError("a batch has at least one example", found=f"batch_size {batch_size}, workers {workers}")
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
 
+    @abstractmethod
     def training_set(self) -> TrainingSet:
         """Return the examples that are trained on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validation_set(self) -> Dataset:
         """Return the examples that are validated on, always the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def card(self) -> Card:
         """Return what the card of the weights should say of the data."""
-        raise NotImplementedError
 
     def collate(self, examples: list[Any]) -> TrainingBatch:
         """Make a batch of examples."""
