@@ -141,7 +141,6 @@ def test_gzip_arrays_and_other_files_give_the_same(image, tmp_path):
 
 
 def test_detection_finds_the_objects(image):
-    pytest.importorskip("sep")
     stamps = recon.datasets.open(image, size=24)
     assert any("detected by SEP" in note for note in stamps.notes)
     found = stamps.positions
@@ -151,7 +150,6 @@ def test_detection_finds_the_objects(image):
 
 
 def test_detection_of_an_array_knows_the_noise(image, tmp_path):
-    pytest.importorskip("sep")
     np.save(tmp_path / "field.npy", fits.getdata(image))
     np.save(tmp_path / "psf.npy", gaussian_stamp(11, 1.2))
     batch = whole(recon.datasets.open(tmp_path / "field.npy", psf=tmp_path / "psf.npy", size=24))

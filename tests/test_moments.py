@@ -247,14 +247,48 @@ def test_fpfs_divides_the_psf_out(size: int) -> None:
         assert shape.flags.item() == 0
 
 
+@pytest.mark.parametrize("seen_through", [0.0, 0.3])
+def test_fpfs_moments_by_their_closed_form(seen_through: float) -> None:
+    """Under a Gaussian, a Gaussian has the moments of a Gaussian of waves, whatever round PSF it was seen through."""
+    sigma, size, flux, g1, g2 = 0.6, 0.45, 5000.0, 0.1, 0.05
+    galaxy = galsim.Gaussian(sigma=size, flux=flux).shear(g1=g1, g2=g2)
+    psf = galsim.Gaussian(sigma=seen_through) if seen_through else None
+    stamp = draw(galaxy if psf is None else galsim.Convolve(galaxy, psf), method="no_pixel")
+    shape = fpfs(stamp, None if psf is None else draw(psf, method="no_pixel"), sigma=sigma, pixel_scale=SCALE)
+    shear = np.array([[1 + g1, g2], [g2, 1 - g1]])
+    waves = np.linalg.inv(np.eye(2) + (size / sigma) ** 2 * shear @ shear / np.linalg.det(shear))  # covariance of k
+    m00 = flux / (2 * np.pi * sigma**2) * np.sqrt(np.linalg.det(waves))
+    k2 = np.trace(waves)
+    k4 = k2**2 + 2 * np.trace(waves @ waves)
+    expected = {
+        "m00": m00,
+        "m22c": -m00 * (waves[0, 0] - waves[1, 1]) / math.sqrt(2),
+        "m22s": -m00 * 2 * waves[0, 1] / math.sqrt(2),
+        "m40": m00 * (1 - 2 * k2 + k4 / 2),
+    }
+    for name, value in expected.items():
+        assert getattr(shape, name).item() == pytest.approx(value, rel=1e-4), name
+
+
+def noisy_exponential() -> tuple[torch.Tensor, torch.Tensor]:
+    galaxy = galsim.Convolve(galsim.Exponential(half_light_radius=0.4, flux=5000).shear(g1=0.1, g2=0.05), PSF)
+    return draw(galaxy) + 20 * torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(0)), draw(PSF)
+
+
+def test_fpfs_through_a_real_psf_and_noise() -> None:
+    """Our own values, to see changes where fpfs is not installed to compare with."""
+    shape = fpfs(*noisy_exponential())
+    for name, value in {"m00": 1597.0574, "m22c": 134.8994, "m22s": 78.0651, "m40": 479.1431}.items():
+        assert getattr(shape, name).item() == pytest.approx(value, rel=1e-4), name
+
+
 def test_fpfs_agrees_with_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side, where that package is installed."""
     monkeypatch.setattr(np, "math", math, raising=False)  # which that package still looks for
     package = pytest.importorskip("fpfs")
     if not package.__version__.startswith("3.0"):
         pytest.skip("another interface than that of fpfs 3.0")
-    galaxy = galsim.Convolve(galsim.Exponential(half_light_radius=0.4, flux=5000).shear(g1=0.1, g2=0.05), PSF)
-    stamp = draw(galaxy) + 20 * torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(0))
-    psf = draw(PSF)
+    stamp, psf = noisy_exponential()
     task = package.image.measure_source(psf[0, 0].numpy(), sigma_arcsec=0.6, pix_scale=SCALE)
     theirs, ours = task.measure(stamp[0, 0].numpy()), fpfs(stamp, psf)
     for name in ("M00", "M22c", "M22s", "M40"):
