@@ -6,6 +6,7 @@ import math
 import operator
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -18,8 +19,8 @@ from recon.physics.errors import FileFormatError, ReconError
 
 
 @dataclass(frozen=True, eq=False)
-class LazySlices:
-    """A `SliceArray` made of a function that reads one slice.
+class LazyArray(ABC):
+    """A `SliceArray` made of a function.
 
     Parameters
     ----------
@@ -28,15 +29,15 @@ class LazySlices:
     dtype
         What the slices are made of.
     read
-        From the number of a slice to its array, of shape ``shape[1:]``.
+        Gives the data, of the slices that a child asks for.
     path
-        The file, for messages.
+        The file, for messages; None for arrays that no file holds.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[int], ndarray]
-    path: Path
+    read: Callable[..., ndarray]
+    path: Path | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -46,26 +47,37 @@ class LazySlices:
         index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"slice {index} of {len(self)}")
-        index %= len(self)
+        return self._slice(index % len(self))
+
+    def __iter__(self) -> Iterator[ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    @abstractmethod
+    def _slice(self, index: int) -> ndarray:
+        """Read one slice that there is."""
+
+    def _checked(self, what: str, arguments: tuple[int, ...], shape: tuple[int, ...]) -> ndarray:
+        """Read what must have a shape."""
         try:
-            data = np.asarray(self.read(index))
+            data = np.asarray(self.read(*arguments))
         except ReconError:
             raise
         except Exception as error:
             raise FileFormatError(
-                f"slice {index} cannot be read", file=self.path, found=f"{type(error).__name__}: {error}"
+                f"{what} cannot be read", file=self.path, found=f"{type(error).__name__}: {error}"
             ) from error
-        if data.shape != self.shape[1:]:
+        if data.shape != shape:
             raise FileFormatError(
-                f"slice {index} has another shape than the file says",
-                file=self.path,
-                found=data.shape,
-                expected=self.shape[1:],
+                f"{what} of another shape than the file says", file=self.path, found=data.shape, expected=shape
             )
         return data
 
-    def __iter__(self) -> Iterator[ndarray]:
-        return (self[index] for index in range(len(self)))
+
+class LazySlices(LazyArray):
+    """Reads one slice at a time: ``read`` makes of its number an array of shape ``shape[1:]``."""
+
+    def _slice(self, index: int) -> ndarray:
+        return self._checked(f"slice {index}", (index,), self.shape[1:])
 
 
 def check_size(path: Path, shape: tuple[int, ...], itemsize: int, present: int | None = None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from recon.datasets.coils import LoopArray, noise_covariance, random_loops, resample_maps
+from recon.datasets.lazy import LazySlices
 from recon.datasets.masks import Center, make_mask
 from recon.datasets.phase import random_phase
 from recon.datasets.random import Number, child_generator
@@ -29,29 +30,8 @@ Maps = Num[ndarray, "..."] | Num[Tensor, "..."]
 _NOISE_SAMPLES = 4096  # of the noise-only acquisition
 _BODY_THRESHOLD = 0.1  # of the 99th percentile
 _INTERLEAVES = 16  # of spirals
+_COMPLEX = np.dtype(np.complex64)
 _COILS, _NOISE_LEVELS, _PHASE, _MASK, _NOISE_SCAN, _NOISE = range(6)  # what each child generator is for
-
-
-class LazySlices:
-    """An array whose slices are computed when they are asked for, as `SliceArray` wants it.
-
-    Parameters
-    ----------
-    shape
-        Of the whole, the slice axis first.
-    compute
-        Makes the slice of an index.
-    """
-
-    def __init__(self, shape: tuple[int, ...], compute: Callable[[int], ndarray]) -> None:
-        self.shape = shape
-        self._compute = compute
-
-    def __getitem__(self, index: int) -> ndarray:
-        """Compute one slice."""
-        if not -self.shape[0] <= index < self.shape[0]:
-            raise IndexError(f"slice {index} of {self.shape[0]}")
-        return self._compute(int(index) % self.shape[0])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,12 +161,12 @@ def simulate_mri(
     grid = sampling if isinstance(sampling, _Grid) else None
     has_readout = grid is not None and grid.of_lines
     scan = Scan(
-        kspace=LazySlices((n, n_coils, *sampling.shape), kspace),
+        kspace=LazySlices((n, n_coils, *sampling.shape), _COMPLEX, kspace),
         source=source,
         mask=None if grid is None else grid.mask.numpy(),
         trajectory=sampling.trajectory.numpy() if isinstance(sampling, _Path) else None,
         noise=noise_scan if sigma else None,
-        reference=LazySlices((n, *shape), lambda index: np.abs(truth(index))),
+        reference=LazySlices((n, *shape), np.dtype(np.float32), lambda index: np.abs(truth(index))),
         spacing=image.spacing if isinstance(image, Image) else None,
         affine=image.affine if isinstance(image, Image) else None,
         matrix=shape,
@@ -197,8 +177,8 @@ def simulate_mri(
     )
     return Simulation(
         scan=scan,
-        truth=LazySlices((n, *shape), truth),
-        coil_maps=LazySlices((n, n_coils, *shape), lambda index: maps_of(index).numpy()),
+        truth=LazySlices((n, *shape), _COMPLEX, truth),
+        coil_maps=LazySlices((n, n_coils, *shape), _COMPLEX, lambda index: maps_of(index).numpy()),
         covariance=(sigma**2 * relative).numpy(),
         sigma=sigma,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from recon.datasets.blocks import take
 from recon.datasets.scan import SliceArray, Source
 from recon.datasets.stamp_cleaning import StampFlag, clean_stamps, prepare_psfs
+from recon.datasets.tensors import TensorBatch
 from recon.physics.errors import DataError, OptionError, PSFWarning, ShapeError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StampBatch:
+class StampBatch(TensorBatch):
     """Some objects of `Stamps` as tensors in single precision; row by row as in the file.
 
     Parameters
@@ -56,20 +57,6 @@ class StampBatch:
     weight: Float[Tensor, "b 1 y x"] | None = None
     jacobian: Float[Tensor, "b 2 2"] | None = None
     pixel_scale: float | None = None
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def to(self, device: torch.device | str) -> StampBatch:
-        """Return the batch with its tensors on ``device``."""
-        return replace(
-            self,
-            y=self.y.to(device),
-            psf=self.psf.to(device),
-            sigma=self.sigma.to(device),
-            weight=None if self.weight is None else self.weight.to(device),
-            jacobian=None if self.jacobian is None else self.jacobian.to(device),
-        )
 
     def physics(self) -> PSFConvolution:
         """Return the operator of these stamps: convolution by their PSFs, Gaussian noise of their level."""
@@ -147,20 +134,12 @@ class Stamps:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.pixels.shape) != 3 or min(self.pixels.shape) < 1:
-            raise ShapeError(
-                "stamps of a shape that cannot be used",
-                file=self.source.path,
-                found=tuple(self.pixels.shape),
-                expected="(n, y, x)",
-            )
-        if len(self.psf.shape) != 3 or min(self.psf.shape) < 1:
-            raise ShapeError(
-                "PSFs of a shape that cannot be used",
-                file=self.source.path,
-                found=tuple(self.psf.shape),
-                expected="(n, h, w), or (1, h, w) for all",
-            )
+        for array, what, expected in (
+            (self.pixels, "stamps", "(n, y, x)"),
+            (self.psf, "PSFs", "(n, h, w), or (1, h, w) for all"),
+        ):
+            if len(array.shape) != 3 or min(array.shape) < 1:
+                self._mismatch(f"{what} of a shape that cannot be used", tuple(array.shape), expected)
         n, stamp = self.n, tuple(self.pixels.shape[1:])
         if self.psf.shape[0] not in (1, n):
             self._mismatch("PSFs", self.psf.shape[0], f"{n}, one a stamp, or 1 for all")

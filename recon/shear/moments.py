@@ -13,11 +13,11 @@ from recon.datasets.random import Number
 from recon.physics.errors import OptionError, ShapeError
 from recon.shear.gaussian_weight import central_products, linearise, monomials, raw_moments, weights
 from recon.shear.search import chunks, find_moments, solve_small, starting_point
-from recon.shear.shapes import g_of_e
+from recon.shear.shapes import Distorted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Moments:
+class Moments(Distorted):
     """Adaptive moments, one row an object; NaN where ``flags`` is not 0.
 
     Parameters
@@ -47,16 +47,6 @@ class Moments:
     sigma_error: Float[Tensor, " b"] | None = None
     e1_error: Float[Tensor, " b"] | None = None
     e2_error: Float[Tensor, " b"] | None = None
-
-    @property
-    def g1(self) -> Float[Tensor, " b"]:
-        """Reduced shear, first component."""
-        return g_of_e(self.e1, self.e2)[0]
-
-    @property
-    def g2(self) -> Float[Tensor, " b"]:
-        """Reduced shear, second component."""
-        return g_of_e(self.e1, self.e2)[1]
 
     @property
     def converged(self) -> Bool[Tensor, " b"]:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from recon.datasets.random import Number
 from recon.physics.errors import OptionError, ShapeError
-from recon.shear.shapes import g_of_e
+from recon.shear.shapes import Distorted
 
 ESTIMATORS = ("REGAUSS", "LINEAR", "BJ", "KSB")
 _CHUNK = 256  # objects a task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class CorrectedShapes:
+class CorrectedShapes(Distorted):
     """Shapes before the PSF, one row an object; NaN where ``flags`` is not 0.
 
     Parameters
@@ -42,16 +42,6 @@ class CorrectedShapes:
     e_error: Float[Tensor, " b"]
     resolution: Float[Tensor, " b"]
     flags: Int32[Tensor, " b"]
-
-    @property
-    def g1(self) -> Float[Tensor, " b"]:
-        """Reduced shear of each object, first component; NaN where noise took the distortion beyond 1."""
-        return g_of_e(self.e1, self.e2)[0]
-
-    @property
-    def g2(self) -> Float[Tensor, " b"]:
-        """Reduced shear of each object, second component."""
-        return g_of_e(self.e1, self.e2)[1]
 
 
 def regauss(

@@ -42,6 +42,23 @@ class Shapes(Protocol):
     def flags(self) -> Int[Tensor, " b"]: ...  # noqa: D102
 
 
+class Distorted:
+    """Gives shapes known by their distortion the reduced shear."""
+
+    e1: Float[Tensor, " b"]
+    e2: Float[Tensor, " b"]
+
+    @property
+    def g1(self) -> Float[Tensor, " b"]:
+        """Reduced shear of each object, first component; NaN where noise took the distortion beyond 1."""
+        return g_of_e(self.e1, self.e2)[0]
+
+    @property
+    def g2(self) -> Float[Tensor, " b"]:
+        """Reduced shear of each object, second component."""
+        return g_of_e(self.e1, self.e2)[1]
+
+
 def g_of_e(e1: Float[Tensor, "*b"], e2: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
     """Return the reduced shear of a distortion; NaN where it is 1 or more [Bernstein & Jarvis 2002, eq. 2-7]."""
     scale = 1 / (1 + (1 - e1.square() - e2.square()).sqrt())

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from recon.datasets.random import Number
 from recon.physics.errors import OptionError
-from recon.shear.shapes import g_of_e
+from recon.shear.shapes import Distorted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WeightedMoments:
+class WeightedMoments(Distorted):
     """Second moments under a fixed weight, one row an object; e1, e2 and g are NaN where ``flags`` is not 0.
 
     Parameters
@@ -38,16 +38,6 @@ class WeightedMoments:
     e1: Float[Tensor, " b"]
     e2: Float[Tensor, " b"]
     flags: Int32[Tensor, " b"]
-
-    @property
-    def g1(self) -> Float[Tensor, " b"]:
-        """Reduced shear, first component."""
-        return g_of_e(self.e1, self.e2)[0]
-
-    @property
-    def g2(self) -> Float[Tensor, " b"]:
-        """Reduced shear, second component."""
-        return g_of_e(self.e1, self.e2)[1]
 
 
 def weighted_moments(stamps: Float[Tensor, "b 1 y x"], sigma: Number) -> WeightedMoments:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from recon.calibration import espirit, lowres_maps
+from recon.datasets.tensors import TensorBatch
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import CalibrationError, DataError, ShapeError
 from recon.physics.layout import to_channels
@@ -51,7 +52,7 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
+class Batch(TensorBatch):
     """Examples of one matrix, their coils filled up to the same number with maps and samples that are zero."""
 
     y: Complex[Tensor, "b coil y x"]
@@ -65,20 +66,6 @@ class Batch:
         """Return the operator; its noise model has one sigma an example where all are known."""
         known = bool(torch.isfinite(self.sigma).all())
         return MultiCoilMRI(self.coil_maps, self.mask, noise_model=GaussianNoise(self.sigma) if known else None)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Copy the batch to a device."""
-        return Batch(
-            y=self.y.to(device),
-            mask=self.mask.to(device),
-            coil_maps=self.coil_maps.to(device),
-            sigma=self.sigma.to(device),
-            target=None if self.target is None else self.target.to(device),
-            names=self.names,
-        )
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 def make_example(

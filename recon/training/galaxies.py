@@ -10,6 +10,7 @@ from deepinv.physics import GaussianNoise
 from jaxtyping import Float
 from torch import Tensor
 
+from recon.datasets.tensors import TensorBatch
 from recon.physics.errors import ShapeError
 from recon.physics.psf import PSFConvolution
 
@@ -40,7 +41,7 @@ class GalaxyExample:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class GalaxyBatch:
+class GalaxyBatch(TensorBatch):
     """Stamps of one size."""
 
     y: Float[Tensor, "b 1 y x"]
@@ -52,19 +53,6 @@ class GalaxyBatch:
     def physics(self) -> PSFConvolution:
         """Return the operator, which knows the noise."""
         return PSFConvolution(self.psf, noise_model=GaussianNoise(self.sigma))
-
-    def to(self, device: torch.device | str) -> GalaxyBatch:
-        """Copy the batch to a device."""
-        return GalaxyBatch(
-            y=self.y.to(device),
-            psf=self.psf.to(device),
-            target=self.target.to(device),
-            sigma=self.sigma.to(device),
-            names=self.names,
-        )
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 def collate_galaxies(examples: Sequence[GalaxyExample]) -> GalaxyBatch:
