@@ -1,8 +1,22 @@
 """Readers, writers, simulators and masks: from a file to a `Scan`, `Stamps` or `Image`, and back."""
 
+from typing import TYPE_CHECKING
+
 from recon.datasets.readers import open, readers  # noqa: A004
 from recon.datasets.scan import Image, Scan, Source
-from recon.datasets.stamps import StampBatch, Stamps
+from recon.datasets.stamps import Stamps
 from recon.datasets.writers import save, writers
+
+if TYPE_CHECKING:
+    from recon.datasets.stamp_batch import StampBatch
+
+
+def __getattr__(name: str) -> object:
+    if name == "StampBatch":  # brings torch along
+        from recon.datasets.stamp_batch import StampBatch
+
+        return StampBatch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["Image", "Scan", "Source", "StampBatch", "Stamps", "open", "readers", "save", "writers"]

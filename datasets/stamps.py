@@ -1,4 +1,4 @@
-"""Stamps of galaxies: `Stamps` reads from disk what is asked for, `StampBatch` is some of them as tensors."""
+"""Stamps of galaxies: `Stamps` reads from disk what is asked for."""
 
 from __future__ import annotations
 
@@ -10,67 +10,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
-from torch import Tensor
 
 from recon.datasets.blocks import take
 from recon.datasets.scan import SliceArray, Source
 from recon.datasets.stamp_cleaning import StampFlag, clean_stamps, prepare_psfs
-from recon.datasets.tensors import TensorBatch
 from recon.physics.errors import DataError, OptionError, PSFWarning, ShapeError
 
 if TYPE_CHECKING:
-    from recon.physics import PSFConvolution
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StampBatch(TensorBatch):
-    """Some objects of `Stamps` as tensors in single precision; row by row as in the file.
-
-    Parameters
-    ----------
-    y
-        ``(b, 1, y, x)`` in the units of the file; 0 where masked.
-    psf
-        ``(b, 1, h, w)``, or ``(1, 1, h, w)`` for all: sum 1, centre at ``n // 2``.
-    weight
-        ``(b, 1, y, x)`` inverse variance, 0 where masked; None: no weights and nothing masked.
-    sigma
-        ``(b,)`` standard deviation of the noise: the file's, that of the weights, or an estimate.
-    jacobian
-        ``(b, 2, 2)``: d(u, v)/d(x, y) in arcseconds, as `galsim.JacobianWCS`; None: unknown.
-    ids
-        ``(b,)`` as in the file.
-    flags
-        ``(b,)`` of `StampFlag`.
-    pixel_scale
-        Arcseconds a pixel; None: unknown.
-    """
-
-    y: Float[Tensor, "b 1 y x"]
-    psf: Float[Tensor, "#b 1 h w"]
-    sigma: Float[Tensor, " b"]
-    ids: Shaped[ndarray, " b"]
-    flags: Int[ndarray, " b"]
-    weight: Float[Tensor, "b 1 y x"] | None = None
-    jacobian: Float[Tensor, "b 2 2"] | None = None
-    pixel_scale: float | None = None
-
-    def physics(self) -> PSFConvolution:
-        """Return the operator of these stamps: convolution by their PSFs, Gaussian noise of their level."""
-        from deepinv.physics.noise import GaussianNoise
-
-        from recon.physics import PSFConvolution
-
-        return PSFConvolution(
-            self.psf,
-            tuple(self.y.shape[-2:]),
-            pixel_scale=self.pixel_scale,
-            noise_model=GaussianNoise(self.sigma),
-            weight=self.weight,
-        )
+    from recon.datasets.stamp_batch import StampBatch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -209,6 +158,10 @@ class Stamps:
         DataError
             One PSF stands for all, and cannot be used.
         """
+        import torch
+
+        from recon.datasets.stamp_batch import StampBatch
+
         stop = min(stop, self.n)
         if not 0 <= start < stop:
             raise OptionError("no such stamps", found=f"{start} to {stop}", expected=f"0 to {self.n}")

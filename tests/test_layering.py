@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import recon
+from recon.datasets.stamp_batch import StampBatch
 
 ROOT = Path(__file__).parent.parent
 LAYERS = {"physics": ("physics",), "datasets": ("physics", "datasets")}
@@ -45,3 +50,15 @@ def test_every_subpackage_is_listed() -> None:
         for init in (ROOT / top).rglob("__init__.py"):
             found.add(prefix + ".".join(init.parent.relative_to(ROOT).parts))
     assert listed == found, f"edit packages in pyproject.toml: add {found - listed}, remove {listed - found}"
+
+
+def test_readers_and_writers_come_without_torch() -> None:
+    """Opening a header takes no seconds of imports; tensors are made where they are asked for."""
+    code = "import sys, recon.datasets; assert not {'torch', 'astropy', 'h5py'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_batches_of_stamps_are_found_where_stamps_are() -> None:
+    assert recon.datasets.StampBatch is StampBatch
+    with pytest.raises(AttributeError, match="no attribute 'StampBach'"):
+        _ = recon.datasets.StampBach
