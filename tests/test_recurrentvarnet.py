@@ -25,6 +25,8 @@ OPTIONS = pytest.mark.parametrize(
         {"initialiser": "kspace"},
         {"initialiser": "none"},
         {"noise_input": True},
+        {"adaptive": True, "data_consistency": True},
+        {"adaptive": True, "proximal": 2, "sparse_start": 2},
         {"block": 2},
         {"warm_start": 3},
         {"sparse_start": 3, "noise_input": True},

@@ -17,7 +17,7 @@ from recon.models.convgru import RecurrentRegulariser, State, StateInitialiser
 from recon.models.learned import LearnedReconstructor
 from recon.models.scaling import unit_scale
 from recon.models.unet import UNet, check_cartesian
-from recon.models.warm_start import cg_sense_image, filled_in, sparse_image
+from recon.models.warm_start import cg_sense_image, filled_in, noise_levels, sparse_image
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import OptionError
 from recon.physics.fft import fft_centred, ifft_centred
@@ -30,6 +30,9 @@ _MAP_POOLS = 4  # of the U-Net for coil maps
 _SMALLEST = 2 ** (_MAP_POOLS + 1)  # side that leaves it two pixels
 _QUIET = 0.1  # size of the first updates after a warm start
 _WEIGHT = 0.3  # of the prior in proximal problems, at first
+_CONDITIONS = 2  # noise level and acceleration, in their logarithms, of about this mean and spread:
+_NOISE, _RATE = (-4.8, 0.8), (1.75, 0.45)
+_LEAST_NOISE, _LEAST_SHARE = 1e-4, 1e-3
 _ITERATIONS = 10  # of the conjugate gradients of the ending data consistency
 
 
@@ -59,6 +62,9 @@ class RecurrentVarNet(LearnedReconstructor):
         How many scales of the initialiser's features are put together.
     noise_input
         Show the regulariser the noise level as a further channel (0 where it is not known).
+    adaptive
+        Show it noise level and acceleration, in their logarithms, and let them change step sizes and the weight of
+        the ending data consistency. A noise level that is not known is estimated.
     block
         Side of the blocks of pixels that the regulariser sees as one pixel of ``block**2`` times as many channels
         [2]_: 1 as published; 2 sees twice as far for a quarter of the time.
@@ -100,6 +106,7 @@ class RecurrentVarNet(LearnedReconstructor):
         initialiser: Initialiser = "kspace-corner",
         initialiser_scales: int = 3,
         noise_input: bool = False,
+        adaptive: bool = False,
         block: int = 1,
         warm_start: int = 0,
         sparse_start: int = 0,
@@ -127,7 +134,7 @@ class RecurrentVarNet(LearnedReconstructor):
         self.hidden, self.layers, self.block = hidden, layers, block
         self.warm_start, self.sparse_start = warm_start, sparse_start
         self.noise_input, self.output, self.scale, self.save_memory = noise_input, output, scale, save_memory
-        in_channels = block**2 * _COMPLEX + int(noise_input)
+        in_channels = block**2 * _COMPLEX + int(noise_input) + _CONDITIONS * int(adaptive)
         self.initialiser = (
             None
             if self._initial_image is None
@@ -147,6 +154,7 @@ class RecurrentVarNet(LearnedReconstructor):
             self.log_weights = nn.Parameter(torch.full((steps,), math.log(_WEIGHT)))
         else:
             self.step_sizes = nn.Parameter(torch.ones(steps))
+        self.adaptation = _adaptation(steps + int(data_consistency)) if adaptive else None
         self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
         self.maps = UNet(_COMPLEX, _COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None
 
@@ -174,26 +182,35 @@ class RecurrentVarNet(LearnedReconstructor):
             )
         unit = _SCALES[self.scale](y, physics)
         scaled = y / unit
-        noise = self._noise(unit, physics)
+        seen, changes = self._conditions(scaled, physics, unit)
         if self.proximal:
-            x = self._images(scaled, physics, unit, noise)
+            x = self._images(scaled, physics, unit, seen, changes)
             z = _expanded(physics.coil_maps, x) if self.output == "rss" else None
         else:
-            z = self._coil_images(scaled, physics, unit, noise)
+            z = self._coil_images(scaled, physics, unit, seen, changes)
             x = _combined(physics.coil_maps, z)
         if self.output == "rss":
             return torch.linalg.vector_norm(z, dim=1, keepdim=True) * unit
         if self.log_consistency is not None:
             right = to_complex(physics.A_adjoint(scaled))
-            x = _consistent(x, right, physics, self.log_consistency.exp(), _ITERATIONS)
+            x = _consistent(x, right, physics, (self.log_consistency + changes[-1]).exp(), _ITERATIONS)
         return to_channels(x) * unit
 
-    def _noise(self, unit: Tensor, physics: MultiCoilMRI) -> Tensor | None:
-        """Noise level in the scale of the network, (b | 1, 1, 1, 1)."""
-        if not self.noise_input:
-            return None
-        sigma = torch.as_tensor(getattr(physics.noise_model, "sigma", 0.0), dtype=unit.dtype, device=unit.device)
-        return sigma.reshape(-1, 1, 1, 1) / unit
+    def _conditions(self, y: Tensor, physics: MultiCoilMRI, unit: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Channels that the regulariser sees beside the image, (b, c, 1, 1), and what is added to each weight."""
+        channels = []
+        if self.noise_input:
+            sigma = torch.as_tensor(getattr(physics.noise_model, "sigma", 0.0), dtype=unit.dtype, device=unit.device)
+            channels.append((sigma.reshape(-1, 1, 1, 1) / unit).expand(len(y), 1, 1, 1))
+        changes = unit.new_zeros(1, 1, 1, 1, 1)
+        if self.adaptation is not None:
+            level = noise_levels(y, physics, unit).clamp_min(_LEAST_NOISE).log()
+            rate = -physics.mask.to(unit.dtype).mean((1, 2, 3)).clamp_min(_LEAST_SHARE).log()
+            seen = [(v.expand(len(y)) - mean) / spread for v, (mean, spread) in ((level, _NOISE), (rate, _RATE))]
+            conditions = torch.stack(seen, 1)
+            channels.append(conditions[..., None, None])
+            changes = self.adaptation(conditions).float().T[..., None, None, None]
+        return torch.cat(channels, 1) if channels else None, changes
 
     def _start(self, y: Tensor, physics: MultiCoilMRI, unit: Tensor) -> Complex[Tensor, "b set y x"] | None:
         if self.sparse_start:
@@ -201,7 +218,7 @@ class RecurrentVarNet(LearnedReconstructor):
         return cg_sense_image(y, physics, self.warm_start) if self.warm_start else None
 
     def _coil_images(
-        self, y: Tensor, physics: MultiCoilMRI, unit: Tensor, noise: Tensor | None
+        self, y: Tensor, physics: MultiCoilMRI, unit: Tensor, seen: Tensor | None, changes: Tensor
     ) -> Complex[Tensor, "b coil y x"]:
         """Run all steps; images of coils come back."""
         maps = physics.coil_maps
@@ -211,11 +228,12 @@ class RecurrentVarNet(LearnedReconstructor):
         z = z0 if start is None else filled_in(start, z0, physics, mask)
         state = self._first_state(_combined(maps, z if self.sparse_start else z0))
         for t, step_size in enumerate(self.step_sizes):
-            z, state = self._run(_gradient_step, t, step_size, z, state, z0, maps, mask, noise)
+            size = step_size + changes[t % len(changes)]
+            z, state = self._run(_gradient_step, t, size, z, state, z0, maps, mask, seen)
         return z
 
     def _images(
-        self, y: Tensor, physics: MultiCoilMRI, unit: Tensor, noise: Tensor | None
+        self, y: Tensor, physics: MultiCoilMRI, unit: Tensor, seen: Tensor | None, changes: Tensor
     ) -> Complex[Tensor, "b set y x"]:
         """Run all steps, each of which solves its proximal problem."""
         right = to_complex(physics.A_adjoint(y))
@@ -223,7 +241,8 @@ class RecurrentVarNet(LearnedReconstructor):
         x = right if start is None else start
         state = self._first_state(x)
         for t, log_weight in enumerate(self.log_weights):
-            x, state = self._run(_proximal_step, t, log_weight, x, state, right, physics, self.proximal, noise)
+            weight = (log_weight + changes[t % len(changes)]).exp()
+            x, state = self._run(_proximal_step, t, weight, x, state, right, physics, self.proximal, seen)
         return x
 
     def _run(self, step: Callable[..., tuple[Tensor, State]], t: int, *arguments: Any) -> tuple[Tensor, State]:
@@ -239,6 +258,14 @@ class RecurrentVarNet(LearnedReconstructor):
             zero = image.real.new_zeros(b * sets, self.hidden, *(-(-n // self.block) for n in size))
             return [zero] * self.layers
         return self.initialiser(_features(self._initial_image(image), self.block))
+
+
+def _adaptation(outputs: int) -> nn.Module:
+    """From the conditions to what is added to each step size or weight; next to nothing, at first."""
+    last = nn.Linear(16, outputs)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(_CONDITIONS, 16), nn.SiLU(), last)
 
 
 def _largest(y: Tensor, physics: MultiCoilMRI) -> Tensor:
@@ -282,10 +309,10 @@ def _gradient_step(
     z0: Complex[Tensor, "b coil y x"],
     maps: Complex[Tensor, "#b set coil y x"],
     mask: Tensor,
-    noise: Tensor | None,
+    seen: Tensor | None,
 ) -> tuple[Complex[Tensor, "b coil y x"], State]:
     """Step of the paper, on coil images."""
-    update, state = _regularised(regulariser, block, _combined(maps, z), state, noise)
+    update, state = _regularised(regulariser, block, _combined(maps, z), state, seen)
     gradient = torch.fft.ifftn(mask * torch.fft.fftn(z, dim=(-2, -1)), dim=(-2, -1)) - z0
     return z - step_size * gradient + _expanded(maps, update), state
 
@@ -293,28 +320,28 @@ def _gradient_step(
 def _proximal_step(
     regulariser: nn.Module,
     block: int,
-    log_weight: Tensor,
+    weight: Tensor,
     x: Complex[Tensor, "b set y x"],
     state: State,
     right: Complex[Tensor, "b set y x"],
     physics: MultiCoilMRI,
     iterations: int,
-    noise: Tensor | None,
+    seen: Tensor | None,
 ) -> tuple[Complex[Tensor, "b set y x"], State]:
     """Regularise, then bring the image back to the data."""
-    update, state = _regularised(regulariser, block, x, state, noise)
-    return _consistent(x + update, right, physics, log_weight.exp(), iterations), state
+    update, state = _regularised(regulariser, block, x, state, seen)
+    return _consistent(x + update, right, physics, weight, iterations), state
 
 
 def _regularised(
-    regulariser: nn.Module, block: int, x: Complex[Tensor, "b set y x"], state: State, noise: Tensor | None
+    regulariser: nn.Module, block: int, x: Complex[Tensor, "b set y x"], state: State, seen: Tensor | None
 ) -> tuple[Complex[Tensor, "b set y x"], State]:
     """Return the update of an image, each set by itself, and the next state."""
-    b, sets = x.shape[:2]
+    sets = x.shape[1]
     features = _features(x, block)
-    if noise is not None:
-        level = noise.expand(b, 1, 1, 1).repeat_interleave(sets, 0).expand(-1, 1, *features.shape[-2:])
-        features = torch.cat((features, level), 1).contiguous(memory_format=torch.channels_last)
+    if seen is not None:
+        constant = seen.repeat_interleave(sets, 0).expand(-1, -1, *features.shape[-2:])
+        features = torch.cat((features, constant), 1).contiguous(memory_format=torch.channels_last)
     w, state = regulariser(features, state)
     w = pixel_shuffle(w.to(x.real.dtype), block)[..., : x.shape[-2], : x.shape[-1]]
     return to_complex(w).reshape(x.shape), state

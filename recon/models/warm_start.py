@@ -44,7 +44,7 @@ def sparse_image(
     """
     # Nothing here is trained, and matrices of wavelets want all of their digits.
     with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
-        levels = _levels(y, physics, unit).expand(len(y)).tolist()
+        levels = noise_levels(y, physics, unit).expand(len(y)).tolist()
         images = []
         for index, level in enumerate(levels):
             y_i, physics_i = single(y, physics, index)
@@ -61,8 +61,10 @@ def filled_in(
     return z0 + torch.fft.ifftn(~mask * torch.fft.fftn(guess, dim=(-2, -1)), dim=(-2, -1))
 
 
-def _levels(y: Tensor, physics: MultiCoilMRI, unit: Tensor) -> Float[Tensor, " b"]:
-    """Noise level of each item, in its unit."""
+def noise_levels(
+    y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI, unit: Float[Tensor, "b 1 1 1"]
+) -> Float[Tensor, " b"]:
+    """Noise level of each item in its unit: as the noise model has it, or else as the data tell."""
     sigma = getattr(physics.noise_model, "sigma", None)
     if sigma is not None and bool((torch.as_tensor(sigma) > 0).all()):
         return torch.as_tensor(sigma, dtype=unit.dtype, device=unit.device).flatten() / unit.flatten()

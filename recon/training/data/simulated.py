@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
+from recon.calibration import noise_level
 from recon.datasets.coils import noise_covariance, random_loops
 from recon.datasets.masks import MASKS, make_mask
 from recon.datasets.phase import random_phase, tissue_phase
 from recon.datasets.random import child_generator
-from recon.physics.errors import DataError, OptionError
+from recon.physics.errors import CalibrationError, DataError, OptionError
 from recon.physics.fft import fft_centred
 from recon.training.examples import PEAK, Example, make_example
 
@@ -51,6 +52,9 @@ class Acquisition:
         Factor by which air is added around the image.
     tissue_phase
         Root mean square of the phase that follows the anatomy, in radians.
+    estimate_noise
+        Give examples the noise level as it is estimated from them, with the error that it has when a scan is
+        reconstructed, in place of the true one.
     """
 
     coils: tuple[int, int] = (4, 16)
@@ -70,6 +74,7 @@ class Acquisition:
     correlation: tuple[float, float] = (0.0, 0.4)
     field_of_view: tuple[float, float] = (1.0, 1.15)
     tissue_phase: tuple[float, float] = (0.02, 0.25)
+    estimate_noise: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -169,12 +174,13 @@ class SimulatedScans(Dataset[Example]):
         mask = _draw_mask(self.acquisition, shape, scene.center, rng)
         white = torch.randn(*scene.kspace.shape, 2, generator=rng)
         noise = torch.einsum("dc,cyx->dyx", scene.colour, torch.view_as_complex(white))
+        measured = (scene.kspace + noise) * mask
         return make_example(
-            scene.kspace + noise,
+            measured,
             mask,
             target=scene.kspace,
             coil_maps=scene.coil_maps,
-            sigma=scene.sigma,
+            sigma=_estimated(measured, mask, scene.sigma) if self.acquisition.estimate_noise else scene.sigma,
             name=name,
         )
 
@@ -209,6 +215,13 @@ class SimulatedScans(Dataset[Example]):
             if torch.quantile(image, PEAK) > 0.05:
                 return image, name
         raise DataError("images that hold hardly any signal", found=name)
+
+
+def _estimated(y: Tensor, mask: Tensor, true: float) -> float:
+    try:
+        return float(noise_level(y[None], mask[None, None]))
+    except CalibrationError:
+        return true
 
 
 def _draw_mask(a: Acquisition, size: tuple[int, int], center: int, rng: torch.Generator) -> Tensor:
