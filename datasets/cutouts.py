@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
 
-from recon.datasets.blocks import LazyBlocks
 from recon.datasets.detection import detect
 from recon.datasets.fits_file import HDU
 from recon.datasets.fits_image import cards, unit
+from recon.datasets.lazy import LazyBlocks
 from recon.datasets.readers import ReadOptions
 from recon.datasets.scan import Image, Source
 from recon.datasets.stamp_cleaning import StampFlag

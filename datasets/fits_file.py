@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from recon.datasets.blocks import LazyBlocks
-from recon.datasets.lazy import ForwardReader, check_memory, check_size
+from recon.datasets.lazy import ForwardReader, LazyBlocks, check_memory, check_size
 from recon.datasets.limits import check_claim
 from recon.physics.errors import FileFormatError, ShapeError
 

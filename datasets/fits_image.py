@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from recon.datasets.blocks import LazyBlocks, take
 from recon.datasets.fits_file import HDU
-from recon.datasets.lazy import check_memory
+from recon.datasets.lazy import LazyBlocks, check_memory, take
 from recon.datasets.metadata import image_fields
 from recon.datasets.scan import Image, Source
 from recon.physics.errors import ShapeError

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from recon.datasets.blocks import LazyBlocks
 from recon.datasets.fits_file import HDU
 from recon.datasets.fits_image import cards, centred
+from recon.datasets.lazy import LazyBlocks
 from recon.datasets.readers import ReadOptions
 from recon.datasets.scan import Source
 from recon.datasets.stamp_files import external, missing, native

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from recon.datasets.blocks import LazyBlocks, take
 from recon.datasets.fits_file import HDU
 from recon.datasets.fits_image import cards, stacked, unit
+from recon.datasets.lazy import LazyBlocks, take
 from recon.datasets.readers import ReadOptions
 from recon.datasets.readers import open as open_file
 from recon.datasets.scan import Image, SliceArray, Source

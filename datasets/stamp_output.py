@@ -13,7 +13,7 @@ from jaxtyping import Int, Shaped
 from numpy import ndarray
 
 from recon.datasets.atomic import atomic_path
-from recon.datasets.blocks import take
+from recon.datasets.lazy import take
 from recon.datasets.metadata import to_json
 from recon.datasets.scan import SliceArray
 from recon.datasets.stamps import Stamps

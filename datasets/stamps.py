@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from numpy import ndarray
 
-from recon.datasets.blocks import take
+from recon.datasets.lazy import take
 from recon.datasets.scan import SliceArray, Source
 from recon.datasets.stamp_cleaning import StampFlag, clean_stamps, prepare_psfs
 from recon.physics.errors import DataError, OptionError, PSFWarning, ShapeError

@@ -12,7 +12,7 @@ from samples import gaussian_stamp
 
 import recon
 from recon.datasets import Source, Stamps
-from recon.datasets.blocks import LazyBlocks, take
+from recon.datasets.lazy import LazyBlocks, take
 from recon.datasets.stamp_cleaning import StampFlag, border_noise, clean_stamps, names, off_centre, prepare_psfs
 from recon.physics.errors import DataError, FileFormatError, OptionError, PSFWarning, ShapeError
 
