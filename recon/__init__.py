@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recon import calibration, datasets, metrics, models, physics
+    from recon.galaxies.result import StampResult
     from recon.physics.errors import ReconError
     from recon.pipeline import reconstruct
     from recon.result import Result
@@ -26,6 +27,7 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 _LAZY = {
     "ReconError": "recon.physics.errors",
     "Result": "recon.result",
+    "StampResult": "recon.galaxies.result",
     "load_model": "recon.zoo",
     "reconstruct": "recon.pipeline",
 }
@@ -47,6 +49,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "ReconError",
     "Result",
+    "StampResult",
     "__version__",
     "calibration",
     "datasets",

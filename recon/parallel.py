@@ -1,16 +1,18 @@
-"""Slices shared among processes; each finished slice goes into a spool, from where it is put together."""
+"""Slices, or parts of stamps, shared among processes; each goes into a spool, from where all are put together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from recon.datasets import Scan
 from recon.datasets import open as open_file
-from recon.pipeline import Plan, only_scan, run_stored
+from recon.pipeline import only_scan
 from recon.prepare import Preparation
+from recon.scan_plan import Plan
 from recon.slices import Trust
 from recon.spool import Spool
 
@@ -40,17 +42,61 @@ class Job:
         """Return what is to be done to ``scan``."""
         return Plan(scan, self.model, self.how, self.slices, self.trust, self.seed)
 
+    def open_plan(self) -> Plan:
+        """Open the file and return what is to be done to it."""
+        return self.plan(self.open())
 
-def fill_spool(pool: ProcessPoolExecutor, job: Job, plan: Plan, progress: Callable[[int, int], None]) -> None:
-    """Let the workers reconstruct the slices of a job into its spool; the first error is raised."""
-    store = Spool(job.spool, plan.key())
-    store.make()  # before the workers could race for it
-    plan.decide(store)
+
+@runtime_checkable
+class Parts(Protocol):
+    """Work on one file in independent parts: `recon.scan_plan.Plan`, `recon.galaxies.plan.StampPlan`."""
+
+    @property
+    def wanted(self) -> Sequence[int]:
+        """Numbers of the parts."""
+        ...
+
+    @property
+    def group(self) -> int:
+        """How many neighbours had better be done by one process."""
+        ...
+
+    def key(self) -> dict[str, Any]:
+        """Return what a finished part depends on."""
+        ...
+
+    def begin(self, store: Spool) -> None:
+        """Do what comes before all parts."""
+        ...
+
+    def run_stored(self, store: Spool, index: int) -> object:
+        """Do a part, unless it is in the store."""
+        ...
+
+
+@runtime_checkable
+class FileJob(Protocol):
+    """One file and how it is to be worked on; small, comparable, and made of what can travel to a process."""
+
+    @property
+    def spool(self) -> Path:
+        """Folder for finished parts."""
+        ...
+
+    def open_plan(self) -> Parts:
+        """Open the file and return what is to be done to it."""
+        ...
+
+
+def fill_spool(pool: ProcessPoolExecutor, job: FileJob, plan: Parts, progress: Callable[[int, int], None]) -> None:
+    """Let the workers do the parts of a job into its spool; the first error is raised."""
+    key = plan.key()
+    plan.begin(Spool(job.spool, key))  # before the workers could race for it
     total = len(plan.wanted)
-    chunks = [tuple(plan.wanted[start : start + plan.GROUP]) for start in range(0, total, plan.GROUP)]
+    chunks = [tuple(plan.wanted[start : start + plan.group]) for start in range(0, total, plan.group)]
     if len(chunks) == 1:  # one group would keep one worker busy
         chunks = [(index,) for index in plan.wanted]
-    futures = [pool.submit(_work, job, chunk) for chunk in chunks]
+    futures = [pool.submit(_work, job, key, chunk) for chunk in chunks]
     done = 0
     try:
         for future, chunk in zip(futures, chunks, strict=True):
@@ -63,15 +109,15 @@ def fill_spool(pool: ProcessPoolExecutor, job: Job, plan: Plan, progress: Callab
         raise
 
 
-_held: tuple[Job, Plan] | None = None
+_held: tuple[FileJob, Parts] | None = None
 
 
-def _work(job: Job, indices: tuple[int, ...]) -> None:
-    """Reconstruct some slices in a worker, which keeps the scan open for its next chunk."""
+def _work(job: FileJob, key: dict[str, Any], indices: tuple[int, ...]) -> None:
+    """Do some parts in a worker, which keeps the file open for its next chunk."""
     global _held  # noqa: PLW0603 - one job at a time lives in a worker
     if _held is None or _held[0] != job:
-        _held = (job, job.plan(job.open()))
+        _held = (job, job.open_plan())
     plan = _held[1]
-    store = Spool(job.spool, plan.key())
+    store = Spool(job.spool, key)
     for index in indices:
-        run_stored(plan, store, index)
+        plan.run_stored(store, index)

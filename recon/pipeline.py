@@ -1,35 +1,38 @@
-"""`reconstruct`: from a scan (or tensors) to a `Result`."""
+"""`reconstruct`: from a scan to a `Result`, from galaxy stamps to a `StampResult`, from tensors to a tensor."""
 
 from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import torch
 from deepinv.models import Reconstructor
 from deepinv.physics import LinearPhysics
+from numpy import ndarray
 from torch import Tensor
 
-from recon.checkpoint import sha256
-from recon.choice import Verdict, compare, shipped_card
 from recon.datasets import Image, Scan, Stamps
 from recon.datasets import open as open_file
+from recon.galaxies.opening import Array, stamps_of
+from recon.galaxies.plan import REPLICAS, StampPlan, choose
+from recon.galaxies.plan import execute as execute_stamps
+from recon.galaxies.result import StampResult
 from recon.metrics import evaluate
-from recon.models import takes_stamps
-from recon.physics.errors import DataError, OptionError
-from recon.prepare import Preparation, Whitening, prepare
-from recon.provenance import provenance
+from recon.physics import PSFConvolution
+from recon.physics.errors import DataError, OptionError, PSFWarning
+from recon.prepare import Preparation, Whitening
+from recon.provenance import provenance, unique
 from recon.result import Result, stack_metrics
-from recon.slices import BASIC, FULL, IN_IMAGE, SliceResult, Trust, reconstruct_slice
+from recon.scan_plan import Plan
+from recon.slices import FULL, IN_IMAGE, SliceResult, Trust
 from recon.spool import Spool
-from recon.volumes import as_slices, stack_volume
-from recon.zoo import is_file, load_model
+from recon.volumes import stack_volume
+from recon.zoo import load_model
 
 Progress = Callable[[int, int], None]
 
@@ -38,7 +41,37 @@ Progress = Callable[[int, int], None]
 def reconstruct(data: Tensor, *, physics: LinearPhysics, model: str | Reconstructor = ...) -> Tensor: ...
 @overload
 def reconstruct(
-    data: Scan | str | Path,
+    data: Stamps | ndarray | Tensor,
+    *,
+    psf: Array | str | Path | None = ...,
+    weight: Array | str | Path | None = ...,
+    mask: Array | str | Path | None = ...,
+    sigma: Array | float | None = ...,
+    replicas: int | None = ...,
+    model: str | Reconstructor = ...,
+    seed: int = ...,
+    device: torch.device | str | None = ...,
+    progress: Progress | None = ...,
+    spool: Path | None = ...,
+) -> StampResult: ...
+@overload
+def reconstruct(
+    data: str | Path,
+    *,
+    psf: Array | str | Path,
+    weight: Array | str | Path | None = ...,
+    mask: Array | str | Path | None = ...,
+    sigma: Array | float | None = ...,
+    replicas: int | None = ...,
+    model: str | Reconstructor = ...,
+    seed: int = ...,
+    device: torch.device | str | None = ...,
+    progress: Progress | None = ...,
+    spool: Path | None = ...,
+) -> StampResult: ...
+@overload
+def reconstruct(
+    data: Scan,
     *,
     model: str | Reconstructor = ...,
     coils: int | None = ...,
@@ -51,13 +84,28 @@ def reconstruct(
     progress: Progress | None = ...,
     spool: Path | None = ...,
 ) -> Result: ...
+@overload
+def reconstruct(
+    data: str | Path,
+    *,
+    model: str | Reconstructor = ...,
+    seed: int = ...,
+    device: torch.device | str | None = ...,
+    progress: Progress | None = ...,
+    spool: Path | None = ...,
+) -> Result | StampResult: ...
 
 
 def reconstruct(
-    data: Tensor | Scan | str | Path,
+    data: Array | Scan | Stamps | str | Path,
     *,
     physics: LinearPhysics | None = None,
     model: str | Reconstructor = "auto",
+    psf: Array | str | Path | None = None,
+    weight: Array | str | Path | None = None,
+    mask: Array | str | Path | None = None,
+    sigma: Array | float | None = None,
+    replicas: int | None = None,
     coils: int | None = None,
     whiten: Whitening = "auto",
     map_sets: Literal[1, 2] | None = None,
@@ -67,18 +115,26 @@ def reconstruct(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
     spool: Path | None = None,
-) -> Result | Tensor:
-    """Reconstruct a scan, or tensors with their operator.
+) -> Result | StampResult | Tensor:
+    """Reconstruct a scan, deblur galaxy stamps and measure them, or reconstruct tensors with their operator.
 
     Parameters
     ----------
     data
-        A scan, the path of one, or measurements ``y`` that belong to ``physics``.
+        A scan, stamps, the path of either, stamps as an array ``(n, y, x)`` or ``(y, x)`` with their ``psf``, or
+        measurements ``y`` that belong to ``physics``.
     physics
         The operator of the measurements; then the image comes back as a tensor, and the options below
         don't apply.
     model
         A name from `recon.models`, ``"auto"``, or any deepinv `Reconstructor`.
+    psf, weight, mask
+        Of stamps: arrays ``(n, h, w)`` or one ``(h, w)`` for all, or files; as `recon.datasets.Stamps` has them.
+    sigma
+        Of stamps: standard deviation of the noise, one for all or ``(n,)``; by default that of the weights, else
+        estimated.
+    replicas
+        Of stamps: how often all is done again in more noise for the errors, by default 4; 0: no errors.
     coils
         Compress to this many virtual coils.
     whiten
@@ -100,24 +156,52 @@ def reconstruct(
 
     Returns
     -------
-    Result
+    Result, or StampResult
         In the units of the measurements; a tensor where ``physics`` was given.
+
+    Warns
+    -----
+    PSFWarning
+        PSFs of stamps were normalised, moved to their centre, or cannot be used (their objects are flagged).
 
     Raises
     ------
     ReconError
         Data, mask, maps or options that cannot be used; the message says which.
     """
+    stamp_options = {"psf": psf, "weight": weight, "mask": mask, "sigma": sigma, "replicas": replicas}
+    given = [name for name, value in stamp_options.items() if value is not None]
     if physics is not None:
         if not isinstance(data, Tensor):
             raise OptionError("an operator was given without measurements as a tensor", found=type(data).__name__)
         return _on_tensors(data, physics, model)
-    if isinstance(data, str | Path):
-        data = only_scan(open_file(data), data)
-    if not isinstance(data, Scan):
-        raise OptionError("measurements as a tensor need their operator", cure="Give physics=...")
-    how = Preparation(coils=coils, whiten=whiten, map_sets=map_sets, device=device)
-    return execute(Plan(data, model, how, slices, trust, seed), progress=progress, spool=spool)
+    if isinstance(data, str | Path) and not given:
+        opened = open_file(data)
+        data = opened if isinstance(opened, Stamps) else only_scan(opened, data)
+    if isinstance(data, Scan):
+        if given:
+            raise OptionError(f"raw measurements have no {given[0]}", file=data.source.path)
+        how = Preparation(coils=coils, whiten=whiten, map_sets=map_sets, device=device)
+        return execute(Plan(data, model, how, slices, trust, seed), progress=progress, spool=spool)
+    if not isinstance(data, Stamps | str | Path) and psf is None:
+        raise OptionError(
+            "measurements as a tensor need their operator", cure="Give physics=..., or for galaxy stamps psf=..."
+        )
+    for name, unused in (
+        ("coils", coils is None),
+        ("whiten", whiten == "auto"),
+        ("map_sets", map_sets is None),
+        ("slices", slices is None),
+        ("trust", trust == FULL),
+    ):
+        if not unused:
+            raise OptionError(f"galaxy stamps are not reconstructed with {name}", cure="It is for k-space")
+    stamps = stamps_of(data, psf, weight, mask, sigma)
+    plan = StampPlan(stamps, model, replicas=REPLICAS if replicas is None else replicas, seed=seed, device=device)
+    deblurred = execute_stamps(plan, progress=progress, spool=spool)
+    for note in unique(note for part in deblurred.parts for note in part.notes):
+        warnings.warn(note, PSFWarning, stacklevel=2)
+    return deblurred
 
 
 def only_scan(opened: Scan | Image | Stamps, file: str | Path) -> Scan:
@@ -125,7 +209,7 @@ def only_scan(opened: Scan | Image | Stamps, file: str | Path) -> Scan:
     if isinstance(opened, Scan):
         return opened
     if isinstance(opened, Image):
-        cure = "Make measurements from it with `recon simulate`"
+        cure = "Make measurements from it with `recon simulate`, or name the PSF of galaxy stamps with psf=... (--psf)"
         raise DataError("this file holds an image, not raw measurements", file=file, cure=cure)
     raise DataError("this file holds galaxy stamps, not k-space", file=file)
 
@@ -133,9 +217,11 @@ def only_scan(opened: Scan | Image | Stamps, file: str | Path) -> Scan:
 def _on_tensors(y: Tensor, physics: LinearPhysics, model: str | Reconstructor) -> Tensor:
     if not torch.isfinite(torch.view_as_real(y) if y.is_complex() else y).all():
         raise DataError("the measurements have values that are not finite")
-    chosen = model if isinstance(model, Reconstructor) else load_model("l1-wavelet" if model == "auto" else model)
+    if not isinstance(model, Reconstructor):
+        automatic = choose()[0] if isinstance(physics, PSFConvolution) else "l1-wavelet"
+        model = load_model(automatic if model == "auto" else model)
     with torch.no_grad():
-        return chosen(y, physics)
+        return model(y, physics)
 
 
 def execute(plan: Plan, *, progress: Progress | None = None, spool: Path | None = None) -> Result:
@@ -145,160 +231,13 @@ def execute(plan: Plan, *, progress: Progress | None = None, spool: Path | None 
     plan.decide(store)
     done: list[SliceResult] = []
     for count, index in enumerate(plan.wanted):
-        done.append(plan.run(index) if store is None else run_stored(plan, store, index))
+        done.append(plan.run(index) if store is None else plan.run_stored(store, index))
         if progress is not None:
             progress(count + 1, len(plan.wanted))
     result = _assemble(plan, done)
     result.provenance = provenance(plan, done, time.perf_counter() - start)
     _compare_with_reference(plan, result)
     return result
-
-
-def run_stored(plan: Plan, store: Spool, index: int) -> SliceResult:
-    """Take a slice from the store, or reconstruct it and put it there."""
-    kept = store.get(index)
-    if kept is None:
-        plan.decide(store)
-        leader = plan.leader(index)
-        first = store.get(leader) if leader != index else None
-        if first is not None:
-            plan.remember(leader, first)
-        kept = plan.run(index)
-        store.put(index, kept)
-    return kept
-
-
-class Plan:
-    """What is to be done to which slices of a scan.
-
-    Slices go in groups of neighbours; where a method searches for its strength, the first of a group does so for
-    all. Whoever runs a slice, in whatever order, gets the same image.
-
-    Parameters are those of `reconstruct`.
-    """
-
-    GROUP = 8
-
-    def __init__(
-        self,
-        scan: Scan,
-        model: str | Reconstructor,
-        how: Preparation,
-        slices: Sequence[int] | None,
-        trust: Trust,
-        seed: int,
-    ) -> None:
-        self.scan, self.model, self.how, self.trust, self.seed = scan, model, how, trust, seed
-        self._load = cache(load_model)
-        self._weights = self._checksum()  # an unknown name is told before any work is done
-        self.sliced, self.axis = as_slices(scan)
-        if self.axis is not None and slices is not None:
-            raise OptionError(
-                "slices cannot be chosen from a 3D scan", file=scan.source.path, cure="Leave --slices out"
-            )
-        self.wanted = _wanted(self.sliced, slices)
-        self.checked = _spread(self.wanted, trust.slices)
-        self._leaders = {index: self.wanted[place - place % self.GROUP] for place, index in enumerate(self.wanted)}
-        self._reports: dict[int, dict[str, Any]] = {}
-        self._verdict: Verdict | None = None
-        self._decided = model != "auto" or shipped_card() is None
-
-    def options(self) -> dict[str, Any]:
-        """Return the options, JSON-serialisable."""
-        return {
-            "model": self.model if isinstance(self.model, str) else type(self.model).__name__,
-            "coils": self.how.coils,
-            "whiten": self.how.whiten,
-            "map_sets": self.how.map_sets,
-            "trust": asdict(self.trust),
-            "seed": self.seed,
-        }
-
-    def key(self) -> dict[str, Any]:
-        """Return what a finished slice depends on."""
-        return {
-            "input": self.scan.source.sha256,
-            "weights": self._weights,
-            "checked": sorted(self.checked),
-            **self.options(),
-        }
-
-    def _checksum(self) -> str | None:
-        """Checksum of the weights that the model has, or that the automatic choice may take; it is for k-space."""
-        if self.model == "auto":
-            card = shipped_card()
-            return None if card is None else card.sha256
-        model = self._load(self.model) if isinstance(self.model, str) else self.model
-        if takes_stamps(model):
-            raise OptionError("this model deconvolves galaxy stamps, not k-space", found=type(model).__name__)
-        card = getattr(model, "card", None)
-        if card is None and isinstance(self.model, str) and is_file(self.model):
-            return sha256(Path(self.model))
-        return None if card is None else card.sha256
-
-    def decide(self, store: Spool | None = None) -> None:
-        """Let the middle slice decide, once for all, whether ``auto`` takes the learned model.
-
-        What is in the store already is taken from there, so that processes that share one do it once.
-        """
-        if self._decided:
-            return
-        known = None if store is None else store.note("verdict")
-        if known is None:
-            middle = self.wanted[len(self.wanted) // 2]
-            self._verdict = compare(prepare(self.sliced, middle, self.how), seed=self.seed)
-            if store is not None:
-                store.put_note("verdict", {} if self._verdict is None else asdict(self._verdict))
-        else:
-            self._verdict = Verdict(**known) if known else None
-        self._decided = True
-
-    def leader(self, index: int) -> int:
-        """Return the slice that searches for the group of ``index``."""
-        return self._leaders[index]
-
-    def remember(self, leader: int, item: SliceResult) -> None:
-        """Take a leader's result that was found elsewhere."""
-        self._reports[leader] = item.report
-
-    def run(self, index: int) -> SliceResult:
-        """Reconstruct one slice."""
-        leader = self.leader(index)
-        if leader != index and leader not in self._reports:
-            self.remember(leader, self._reconstruct(leader, BASIC))
-        item = self._reconstruct(index, self.trust if index in self.checked else BASIC)
-        if leader == index:
-            self.remember(index, item)
-        return item
-
-    def _reconstruct(self, index: int, trust: Trust) -> SliceResult:
-        neighbour = None if self.leader(index) == index else self._reports[self.leader(index)]
-        self.decide()
-        return reconstruct_slice(
-            self.sliced, index, self.model, self.how, trust, self.seed, neighbour, self._verdict, self._load
-        )
-
-
-def _wanted(scan: Scan, slices: Sequence[int] | None) -> list[int]:
-    if slices is None:
-        return list(range(scan.n_slices))
-    bad = [index for index in slices if not 0 <= index < scan.n_slices]
-    if bad or not slices:
-        raise OptionError(
-            "no such slice" if bad else "no slice was asked for",
-            file=scan.source.path,
-            found=", ".join(map(str, bad)) or None,
-            expected=f"0 to {scan.n_slices - 1}",
-        )
-    return list(slices)
-
-
-def _spread(wanted: list[int], count: int) -> set[int]:
-    """Choose ``count`` slices evenly, the middle one first."""
-    if count <= 0:
-        return set()
-    places = np.linspace(0, len(wanted), min(count, len(wanted)) * 2 + 1)[1::2].astype(int)
-    return {wanted[place] for place in places}
 
 
 def _assemble(plan: Plan, done: list[SliceResult]) -> Result:

@@ -1,16 +1,17 @@
-"""Finished slices on disk, so that an interrupted reconstruction goes on where it was."""
+"""Finished slices, or parts of stamps, on disk, so that an interrupted reconstruction goes on where it was."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy import ndarray
 
 from recon.datasets.atomic import atomic_path
 
@@ -55,7 +56,7 @@ class Spool:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def put_note(self, name: str, note: Mapping[str, Any]) -> None:
-        """Note something about all slices, JSON-serialisable; errors as those of `put`."""
+        """Note something about all slices, JSON-serialisable; errors as those of `put_arrays`."""
         self.make()
         with atomic_path(self._folder / f"{name}.json", overwrite=True) as temporary:
             temporary.write_text(json.dumps(note), encoding="utf-8")
@@ -64,18 +65,35 @@ class Spool:
         """Return a finished slice, or None."""
         from recon.slices import SliceResult
 
+        stored = self.get_arrays(index)
+        if stored is None:
+            return None
+        text = json.loads(str(stored["text"]))
+        maps = {name: torch.from_numpy(stored[f"map_{name}"]) for name in text["maps"]}
+        return SliceResult(
+            image=torch.from_numpy(stored["image"]), maps=maps, metrics=text["metrics"], report=text["report"]
+        )
+
+    def put(self, index: int, item: SliceResult) -> None:
+        """Keep a finished slice; errors as those of `put_arrays`."""
+        text = json.dumps({"maps": list(item.maps), "metrics": item.metrics, "report": item.report})
+        maps = {f"map_{name}": value.numpy() for name, value in item.maps.items()}
+        self.put_arrays(index, {"image": item.image.numpy(), "text": np.array(text), **maps})
+
+    def get_arrays(self, index: int, names: Sequence[str] | None = None) -> dict[str, ndarray] | None:
+        """Return the arrays of a finished part by name, or None; only those of some names are read."""
         path = self._folder / f"{index}.npz"
         if not path.exists():
             return None
         with np.load(path, allow_pickle=False) as stored:
-            text = json.loads(str(stored["text"]))
-            maps = {name: torch.from_numpy(stored[f"map_{name}"]) for name in text["maps"]}
-            return SliceResult(
-                image=torch.from_numpy(stored["image"]), maps=maps, metrics=text["metrics"], report=text["report"]
-            )
+            return {name: stored[name] for name in (stored.files if names is None else names)}
 
-    def put(self, index: int, item: SliceResult) -> None:
-        """Keep a finished slice.
+    def has(self, index: int) -> bool:
+        """Whether a part is finished."""
+        return (self._folder / f"{index}.npz").exists()
+
+    def put_arrays(self, index: int, arrays: Mapping[str, ndarray]) -> None:
+        """Keep a finished part.
 
         Raises
         ------
@@ -83,7 +101,6 @@ class Spool:
             The folder cannot be written (read-only, full disk).
         """
         self.make()
-        text = json.dumps({"maps": list(item.maps), "metrics": item.metrics, "report": item.report})
-        arrays: dict[str, Any] = {f"map_{name}": value.numpy() for name, value in item.maps.items()}
+        named: dict[str, Any] = dict(arrays)
         with atomic_path(self._folder / f"{index}.npz", overwrite=True) as temporary, temporary.open("wb") as file:
-            np.savez(file, image=item.image.numpy(), text=np.array(text), **arrays)
+            np.savez(file, **named)

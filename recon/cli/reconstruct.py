@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recon.cli import reconstruct_stamps
 from recon.cli.common import add_json, expand, numbers, print_json, print_table, progress_bar
 from recon.physics.errors import FileFormatError, OptionError, OutputError, ReconError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from recon.result import Result
     from recon.slices import Trust
 
+_FOR_SCANS = {"report": False, "slices": None, "coils": None, "whiten": "auto", "maps": None, "trust": "3"}
 _SHOWN = ("hold_out_error", "data_residual", "psnr", "ssim")
 
 
@@ -29,29 +31,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     add_json(parser)
     parser.add_argument("files", nargs="+", metavar="FILE", help="files, folders or patterns")
-    parser.add_argument("--model", default="auto", help="a name from `recon models` (default: chosen for each slice)")
+    parser.add_argument("--model", default="auto", help="a name from `recon models` (default: chosen by the data)")
     parser.add_argument("--out", type=Path, help="output file (one input) or folder (default: this folder)")
-    parser.add_argument(
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--device", help="where to compute (default: the accelerator if there is one)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the slices or stamps")
+    parser.add_argument("--format", help="name of the input format, to skip the recognition by content")
+    parser.add_argument("--variable", help="name of the array in a file of named arrays")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    parser.add_argument("--resume", action="store_true", help="leave outputs that exist as they are")
+    scans = parser.add_argument_group("k-space")
+    scans.add_argument(
         "--ending", default=".h5", help="kind of output in a folder: .h5 .nii.gz .dcm .fits .npz .png .cfl"
     )
-    parser.add_argument("--report", action="store_true", help="also write a report, NAME.html, beside each output")
-    parser.add_argument("--slices", type=numbers, help="slices wanted, such as 0,3,5-9 (default: all)")
-    parser.add_argument("--coils", type=int, help="compress to this many virtual coils")
-    parser.add_argument("--whiten", choices=("auto", "corners", "none"), default="auto", help="noise pre-whitening")
-    parser.add_argument("--maps", type=int, choices=(1, 2), help="sets of coil maps (default: as the data need)")
-    parser.add_argument(
+    scans.add_argument("--report", action="store_true", help="also write a report, NAME.html, beside each output")
+    scans.add_argument("--slices", type=numbers, help="slices wanted, such as 0,3,5-9 (default: all)")
+    scans.add_argument("--coils", type=int, help="compress to this many virtual coils")
+    scans.add_argument("--whiten", choices=("auto", "corners", "none"), default="auto", help="noise pre-whitening")
+    scans.add_argument("--maps", type=int, choices=(1, 2), help="sets of coil maps (default: as the data need)")
+    scans.add_argument(
         "--trust",
         default="3",
         metavar="N|all|none",
         help="slices that get a hold-out error and a noise map (default: 3)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
-    parser.add_argument("--device", help="where to compute (default: the accelerator if there is one)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the slices")
-    parser.add_argument("--format", help="name of the input format, to skip the recognition by content")
-    parser.add_argument("--variable", help="name of the array in a file of named arrays")
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-    parser.add_argument("--resume", action="store_true", help="leave outputs that exist as they are")
+    reconstruct_stamps.add_arguments(parser.add_argument_group("galaxy stamps"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,13 +124,19 @@ def _one_file(
     pool: ProcessPoolExecutor | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    from recon.datasets import Image
+    from recon.datasets import Image, Stamps
     from recon.datasets.atomic import check_target
     from recon.datasets.writers import find_writer
     from recon.parallel import Job, fill_spool
-    from recon.pipeline import execute
+    from recon.pipeline import execute, only_scan
     from recon.prepare import Preparation
 
+    opened = reconstruct_stamps.open_input(path, args)
+    if isinstance(opened, Stamps):
+        _check_unused(args, _FOR_SCANS, "galaxy stamps", path)
+        return reconstruct_stamps.one_file(path, opened, target, args, pool, progress)
+    _check_unused(args, reconstruct_stamps.OPTIONS, "k-space", path)
+    scan = only_scan(opened, path)
     if args.resume and target.exists():
         return {"file": str(path), "output": str(target), "note": "there already"}
     ending = next(e for e in find_writer(target, Image).endings if target.name.lower().endswith(e))
@@ -145,7 +155,7 @@ def _one_file(
         variable=args.variable,
     )
     try:
-        plan = job.plan(job.open())
+        plan = job.plan(scan)
         if pool is not None:
             fill_spool(pool, job, plan, progress)
         result = execute(plan, progress=progress, spool=job.spool)
@@ -159,6 +169,13 @@ def _one_file(
         raise
     shutil.rmtree(job.spool, ignore_errors=True)
     return _row(path, target, result)
+
+
+def _check_unused(args: argparse.Namespace, defaults: Mapping[str, object], what: str, path: Path) -> None:
+    """Refuse options that would do nothing."""
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            raise OptionError(f"--{name} does not apply to {what}", file=path)
 
 
 def _trust(text: str) -> Trust:
