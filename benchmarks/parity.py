@@ -139,10 +139,26 @@ def of_recurrentvarnet(peer: nn.Module, y: Tensor, physics: MultiCoilMRI, *, cen
     return images.square().sum(-1).sum(1, keepdim=True).sqrt()
 
 
+class WithMaps(nn.Module):
+    """DIRECT's network and the U-Net by which its engine refines coil maps, one by one, to unit norm again."""
+
+    def __init__(self, network: nn.Module, maps: nn.Module) -> None:
+        super().__init__()
+        self.model, self.sensitivity_model = network, maps
+        self.backward_operator = network.backward_operator
+
+    def forward(self, y: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+        """Refine the maps (b, coil, y, x, 2), then reconstruct."""
+        refined = torch.stack([self.sensitivity_model(one.movedim(-1, 1)) for one in maps.unbind(1)], 1).movedim(2, -1)
+        norm = refined.square().sum((1, -1), keepdim=True).sqrt()
+        return self.model(y, mask, torch.where(norm > 0, refined / norm, 0))
+
+
 def networks() -> Iterator[tuple[str, str, nn.Module, Peer, list[str]]]:
     """Yield name, our model, the peer, how to run it, and what its weights don't tell of it."""
     from direct.data.transforms import fft2, ifft2
     from direct.nn.recurrentvarnet.recurrentvarnet import RecurrentVarNet
+    from direct.nn.unet.unet_2d import UnetModel2d
     from fastmri.models import Unet, VarNet
 
     for sizes in ({"num_steps": 3, "recurrent_hidden_channels": 16, "recurrent_num_layers": 2}, PUBLISHED):
@@ -155,6 +171,9 @@ def networks() -> Iterator[tuple[str, str, nn.Module, Peer, list[str]]]:
             option = [] if not centred else ["--set", "initialiser=kspace"]
             run = partial(of_recurrentvarnet, centred=centred)
             yield f"{name}{', centred' * centred}", "recurrentvarnet", peer, run, option
+            if not centred and sizes is not PUBLISHED:
+                refined = WithMaps(peer, UnetModel2d(2, 2, num_filters=8, num_pool_layers=4, dropout_probability=0.0))
+                yield f"{name}, refined maps", "recurrentvarnet", refined, run, []
     yield "U-Net, magnitude", "unet", Unet(1, 1, 32, 4), of_magnitude_unet, []
     yield "U-Net, complex", "unet", Unet(2, 2, 32, 4), of_norm_unet, []
     yield "VarNet 4x18", "varnet", VarNet(4), of_varnet, []
@@ -169,7 +188,10 @@ def converted(peer: nn.Module, model: str, options: list[str], folder: Path) -> 
     wrapped = {"recurrentvarnet": ("model", ""), "unet": ("state_dict", "unet."), "varnet": ("state_dict", "varnet.")}
     entry, prefix = wrapped[model]
     file, out = folder / "foreign.ckpt", folder / "ours.safetensors"
-    torch.save({entry: {prefix + key: value for key, value in peer.state_dict().items()}}, file)
+    content = {entry: {prefix + key: value for key, value in peer.state_dict().items()}}
+    if isinstance(peer, WithMaps):
+        content = {name: part.state_dict() for name, part in peer.named_children()}
+    torch.save(content, file)
     command = ["import-weights", str(file), "--model", model, "--out", str(out), "--overwrite", *options]
     if recon_cli(command) != 0:
         raise SystemExit(f"import failed: {command}")
