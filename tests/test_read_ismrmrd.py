@@ -9,24 +9,10 @@ import h5py
 import ismrmrd
 import numpy as np
 import pytest
-from samples import complex_normal, encoding, ismrmrd_xml, make_ismrmrd, make_radial, readout, write_ismrmrd
+from ismrmrd_scans import FULL, lines, opened
+from samples import complex_normal, encoding, ismrmrd_xml, make_ismrmrd, readout, write_ismrmrd
 
-import recon
-from recon.datasets import Scan
-from recon.physics.errors import DataError, FileFormatError
-
-FULL = encoding((16, 12, 1), (8, 12, 1), lines=(0, 11, 6))
-
-
-def opened(path: Path, **options: str) -> Scan:
-    scan = recon.datasets.open(path, **options)
-    assert isinstance(scan, Scan)
-    return scan
-
-
-def lines(k: np.ndarray, **fields) -> list:
-    """Readouts of one fully sampled slice (coil, y, x)."""
-    return [readout(k[:, y], kspace_encode_step_1=y, **fields) for y in range(k.shape[1])]
+from recon.physics.errors import FileFormatError
 
 
 def test_slices_matrix_and_geometry(tmp_path: Path) -> None:
@@ -99,23 +85,6 @@ def test_a_contiguous_table(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened(path).slice(1), complex_normal((2, 3, 12, 16))[1])
 
 
-@pytest.mark.parametrize("member", ["length", "address", "index"])
-def test_references_are_held_against_the_file(tmp_path: Path, member: str) -> None:
-    """The HDF5 library takes gigabytes, or crashes, where these are wrong."""
-    path = make_ismrmrd(tmp_path)
-    with h5py.File(path) as file:
-        table = file["dataset/data"].id
-        start = table.get_chunk_info_by_coord((0,)).byte_offset
-        place = start + table.get_type().get_member_offset(2) + {"length": 0, "address": 4, "index": 12}[member]
-    scan = opened(path)
-    data = bytearray(path.read_bytes())
-    data[place : place + 4] = b"\xf0\xff\xff\xff"
-    path.write_bytes(data)
-    with pytest.raises(FileFormatError, match=r"reference points to|longer than what the file holds"):
-        scan.slice(0)
-    scan.slice(1)
-
-
 def test_group_of_another_name_and_several_groups(tmp_path: Path) -> None:
     k = complex_normal((2, 3, 12, 16))
     path = tmp_path / "s.h5"
@@ -179,67 +148,6 @@ def test_everything_else_becomes_an_entry_with_labels(tmp_path: Path) -> None:
     for i, name in enumerate(names):
         (index,) = [j for j, label in enumerate(scan.labels) if label[name] == 2]
         np.testing.assert_array_equal(scan.slice(index), k[i])
-
-
-def test_interleaved_slices_are_sorted_by_position(tmp_path: Path) -> None:
-    k = complex_normal((4, 3, 12, 16))
-    scans = []
-    for count, place in enumerate((0, 2, 1, 3)):
-        scans += lines(k[place], slice=count, position=(0.0, 0.0, 7.0 * place))
-    scan = opened(write_ismrmrd(tmp_path / "s.h5", ismrmrd_xml(FULL), scans))
-    for place in range(4):
-        np.testing.assert_array_equal(scan.slice(place), k[place])
-    assert [label["slice"] for label in scan.labels] == [0, 2, 1, 3]
-    assert scan.spacing[0] == pytest.approx(7)  # the gap counts
-    np.testing.assert_allclose(scan.affine @ [4, 6, 3, 1], [0, 0, 21, 1], atol=1e-5)
-
-
-def test_slices_counted_downwards_keep_their_order(tmp_path: Path) -> None:
-    k = complex_normal((3, 3, 12, 16))
-    scans = [line for s in range(3) for line in lines(k[s], slice=s, position=(0.0, 0.0, -6.0 * s))]
-    scan = opened(write_ismrmrd(tmp_path / "s.h5", ismrmrd_xml(FULL), scans))
-    np.testing.assert_array_equal(scan.slice(0), k[0])
-    np.testing.assert_allclose(scan.affine @ [4, 6, 2, 1], [0, 0, -12, 1], atol=1e-5)
-
-
-def test_tilted_slices(tmp_path: Path) -> None:
-    c, s = np.cos(0.3), np.sin(0.3)
-    directions = {"read_dir": (c, s, 0.0), "phase_dir": (0.0, 0.0, 1.0), "slice_dir": (s, -c, 0.0)}
-    normal = np.array(directions["slice_dir"])
-    scans = []
-    for i in range(3):
-        scans += lines(
-            complex_normal((3, 12, 16)), slice=i, position=tuple(np.array([10, 20, 30]) + 4 * i * normal), **directions
-        )
-    scan = opened(write_ismrmrd(tmp_path / "s.h5", ismrmrd_xml(FULL), scans))
-    lps = np.diag([-1, -1, 1, 1]) @ scan.affine
-    np.testing.assert_allclose(lps @ [4, 6, 0, 1], [10, 20, 30, 1], atol=1e-4)
-    np.testing.assert_allclose(lps[:3, 0], 25 * np.array(directions["read_dir"]), atol=1e-5)
-    np.testing.assert_allclose(lps[:3, 1], 200 / 12 * np.array(directions["phase_dir"]), atol=1e-5)
-    np.testing.assert_allclose(lps[:3, 2], 4 * normal, atol=1e-5)
-
-
-def test_siemens_data_are_mirrored(tmp_path: Path) -> None:
-    """They want an FFT where the inverse is used here, which turns both axes of the plane round."""
-    scans = lines(complex_normal((3, 12, 16)))
-    scan = opened(write_ismrmrd(tmp_path / "s.h5", ismrmrd_xml(FULL, vendor="SIEMENS"), scans))
-    np.testing.assert_allclose(scan.affine[:3, :3], np.diag([25, 200 / 12, 5]))
-
-
-def test_uneven_slices_have_no_affine(tmp_path: Path) -> None:
-    scans = []
-    for i, z in enumerate((0.0, 5.0, 30.0)):
-        scans += lines(complex_normal((3, 12, 16)), slice=i, position=(0.0, 0.0, z))
-    scan = opened(write_ismrmrd(tmp_path / "s.h5", ismrmrd_xml(FULL), scans))
-    assert scan.affine is None
-    assert any("evenly" in note for note in scan.notes)
-
-
-def test_directions_that_are_none(tmp_path: Path) -> None:
-    scans = lines(complex_normal((3, 12, 16)), read_dir=(0.0, 0.0, 0.0))
-    scan = opened(write_ismrmrd(tmp_path / "s.h5", ismrmrd_xml(FULL), scans))
-    assert scan.affine is None
-    assert scan.spacing is not None
 
 
 def test_partial_fourier_along_the_lines(tmp_path: Path) -> None:
@@ -347,124 +255,6 @@ def test_3d_encoding(tmp_path: Path) -> None:
     np.testing.assert_allclose(lps @ [2, 2, 2, 1], [0, 0, 0, 1], atol=1e-9)
 
 
-def test_radial_trajectory_in_cycles_per_field_of_view(tmp_path: Path) -> None:
-    scan = opened(make_radial(tmp_path))
-    k = complex_normal((9, 2, 16))
-    assert scan.kspace.shape == (1, 2, 144)
-    np.testing.assert_array_equal(scan.slice(0), k.transpose(1, 0, 2).reshape(2, -1))
-    assert scan.trajectory.shape == (144, 2)
-    angle = np.repeat(np.arange(9) * np.pi / 9, 16)
-    radius = np.tile(np.arange(16) - 8, 9)
-    expected = np.stack([radius * np.sin(angle), radius * np.cos(angle)], 1)  # (y, x)
-    np.testing.assert_allclose(scan.trajectory, expected, atol=1e-4)
-    assert scan.mask is None
-    assert scan.density is None
-    assert scan.matrix == (16, 16)
-
-
-def spiral(
-    tmp_path: Path, columns: np.ndarray, matrix: tuple[int, int, int] = (16, 16, 1), n: int = 1, **fields
-) -> Scan:
-    k = complex_normal((n, 2, columns.shape[0]))
-    scans = [readout(k[i], columns.astype(np.float32), kspace_encode_step_2=i, **fields) for i in range(n)]
-    header = ismrmrd_xml(encoding(matrix, matrix, trajectory="spiral", partitions=(0, max(0, n - 1), n // 2)))
-    return opened(write_ismrmrd(tmp_path / "s.h5", header, scans))
-
-
-def test_trajectory_units_and_columns(tmp_path: Path, rng: np.random.Generator) -> None:
-    k = rng.uniform(-8, 8, (40, 2))
-    weights = rng.uniform(0, 1, (40, 1))
-    for i, (columns, density) in enumerate(
-        [(k, None), (k / 16, None), (np.hstack([k, 0 * weights]), None), (np.hstack([k / 16, weights]), weights[:, 0])]
-    ):
-        (tmp_path / str(i)).mkdir()
-        scan = spiral(tmp_path / str(i), columns)
-        np.testing.assert_allclose(scan.trajectory, k[:, ::-1], atol=1e-5)
-        if density is None:
-            assert scan.density is None
-        else:
-            np.testing.assert_allclose(scan.density, density, rtol=1e-6)
-
-
-def test_stack_of_spirals(tmp_path: Path, rng: np.random.Generator) -> None:
-    k = rng.uniform(-8, 8, (40, 2))
-    scan = spiral(tmp_path, k, (16, 16, 4), n=4)
-    assert scan.trajectory.shape == (160, 3)
-    np.testing.assert_array_equal(scan.trajectory[:, 0], np.repeat([-2, -1, 0, 1], 40))
-    np.testing.assert_allclose(scan.trajectory[:40, 1:], k[:, ::-1], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "columns", [np.full((40, 2), 100.0), np.full((40, 2), np.nan), np.ones((40, 5)), np.ones((40, 1))]
-)
-def test_trajectories_that_cannot_be(tmp_path: Path, columns: np.ndarray) -> None:
-    with pytest.raises(FileFormatError, match="trajectory"):
-        spiral(tmp_path, columns)
-
-
-def test_non_cartesian_without_a_trajectory(tmp_path: Path) -> None:
-    header = ismrmrd_xml(encoding((16, 12, 1), (8, 12, 1), trajectory="radial"))
-    path = write_ismrmrd(tmp_path / "s.h5", header, lines(complex_normal((3, 12, 16))))
-    with pytest.raises(FileFormatError, match="no trajectory"):
-        opened(path)
-
-
 def test_slices_survive_a_process_boundary(tmp_path: Path) -> None:
     scan = opened(make_ismrmrd(tmp_path))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(scan.kspace))[1], scan.slice(1))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda a: setattr(a[0].idx, "kspace_encode_step_1", 500), "line lies outside"),
-        (lambda a: setattr(a[3].idx, "kspace_encode_step_2", 7), "partition lies outside"),
-        (lambda a: setattr(a[3], "discard_pre", 16), "without samples"),
-        (lambda a: [setattr(x, "encoding_space_ref", 3) for x in a], "encoding that the header lacks"),
-    ],
-)
-def test_readouts_that_do_not_fit_the_header(tmp_path: Path, change, message: str) -> None:
-    scans = lines(complex_normal((3, 12, 16)))
-    change(scans)
-    with pytest.raises(FileFormatError, match=message) as error:
-        opened(write_ismrmrd(tmp_path / "s.h5", ismrmrd_xml(FULL), scans))
-    assert "s.h5" in str(error.value)
-
-
-def test_only_noise(tmp_path: Path) -> None:
-    scans = [readout(complex_normal((3, 64)), flags=(ismrmrd.ACQ_IS_NOISE_MEASUREMENT,))]
-    with pytest.raises(DataError, match="no image data"):
-        opened(write_ismrmrd(tmp_path / "s.h5", ismrmrd_xml(FULL), scans))
-
-
-def test_absurd_matrix_is_not_allocated(tmp_path: Path) -> None:
-    header = ismrmrd_xml(encoding((60000, 60000, 60000), (60000, 60000, 60000), lines=(0, 11, 6)))
-    with pytest.raises(FileFormatError, match="larger than the file can hold"):
-        opened(write_ismrmrd(tmp_path / "s.h5", header, lines(complex_normal((3, 12, 16)))))
-
-
-def test_a_table_without_its_header(tmp_path: Path) -> None:
-    path = make_ismrmrd(tmp_path)
-    with h5py.File(path, "r+") as file:
-        del file["dataset/xml"]
-    with pytest.raises(FileFormatError, match="xml"):
-        opened(path)
-
-
-def test_readout_shorter_than_its_header_says(tmp_path: Path) -> None:
-    path = make_ismrmrd(tmp_path)
-    with h5py.File(path, "r+") as file:
-        row = file["dataset/data"][3]
-        row["head"]["number_of_samples"] = 15
-        file["dataset/data"][3] = row
-    scan = opened(path)
-    with pytest.raises(FileFormatError, match="readout 3"):
-        scan.slice(0)
-    scan.slice(1)
-
-
-def test_truncated_file(tmp_path: Path) -> None:
-    path = make_ismrmrd(tmp_path)
-    path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(FileFormatError, match=r"scan\.mrd.*cut short"):
-        opened(path)
