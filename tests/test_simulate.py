@@ -13,6 +13,7 @@ from skimage.transform import resize
 from recon.datasets import Image, Source, save
 from recon.datasets import open as open_file
 from recon.datasets.coils import noise_covariance, random_loops, resample_maps
+from recon.datasets.layers import with_layers
 from recon.datasets.masks import MASKS, make_mask
 from recon.datasets.phase import random_phase, tissue_phase
 from recon.datasets.scan import SliceArray
@@ -119,6 +120,25 @@ def test_phase_of_tissue_follows_the_anatomy(head, strength):
         jumps = phase.diff(dim=0).abs()
         assert float(jumps[edges].mean()) > 3 * float(jumps[~edges].mean())
         assert not torch.allclose(phase, tissue_phase(image, strength, 4), atol=0.01)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_layers_lie_around_the_body_and_are_off_in_phase(seed):
+    y, x = np.mgrid[-1:1:80j, -1:1:72j]
+    body = torch.from_numpy((np.hypot(y, x) < 0.7).astype(np.float32))
+    image = with_layers(body, seed)
+    assert torch.equal(image, with_layers(body, seed))
+    assert float(image.abs().max()) == pytest.approx(1.0, rel=1e-5)
+    changed = (image / image[40, 36] - body).abs() > 0.05
+    away = torch.from_numpy(np.abs(np.hypot(y, x) - 0.7) > 0.6)  # the middle, and the corners
+    assert not changed[away].any()
+    assert changed.any()
+    assert float(image[changed].angle().abs().max()) > 0
+
+
+def test_layers_of_nothing_are_nothing():
+    assert with_layers(torch.zeros(16, 12), 1).abs().max() == 0
 
 
 def test_phase_of_an_even_image_is_even():

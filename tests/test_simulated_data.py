@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from recon.calibration import noise_level
 from recon.datasets.anatomy import Planes, Variation, Volume
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError
@@ -65,6 +66,23 @@ def test_noise_and_scale_are_what_the_example_says():
         outer[h // 4 : -(h // 4), w // 4 : -(w // 4)] = False
         measured = float(error[:, outer].abs().square().mean().sqrt()) / 2**0.5
         assert measured == pytest.approx(example.sigma, rel=0.25)
+
+
+def test_noise_levels_are_the_true_or_the_estimated_ones():
+    options = {"noise": (0.01, 0.01), "masks": {"poisson": 1.0}}
+    true = scans(acquisition=Acquisition(estimate_noise=False, **options))[0]
+    estimated = scans(acquisition=Acquisition(**options))[0]
+    assert torch.equal(true.y, estimated.y)
+    physics = MultiCoilMRI(true.coil_maps[None], true.mask[None, None])
+    assert true.sigma != estimated.sigma == pytest.approx(float(noise_level(true.y[None], physics.mask)), rel=1e-4)
+
+
+def test_layers_and_phases_can_be_left_out():
+    plain = Acquisition(layers=0.0, tissue_phase=(1e-6, 1e-6), noise=(1e-6, 1e-6))
+    layered = Acquisition(layers=1.0, tissue_phase=(1e-6, 1e-6), noise=(1e-6, 1e-6))
+    assert not torch.allclose(scans(acquisition=plain)[0].target.abs(), scans(acquisition=layered)[0].target.abs())
+    with pytest.raises(OptionError, match="share of the images"):
+        Acquisition(layers=1.5)
 
 
 def test_every_mask_and_range():

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from recon.calibration import noise_level
 from recon.datasets.coils import noise_covariance, random_loops
+from recon.datasets.layers import with_layers
 from recon.datasets.masks import MASKS, make_mask
 from recon.datasets.phase import random_phase, tissue_phase
 from recon.datasets.random import child_generator
@@ -52,6 +53,8 @@ class Acquisition:
         Factor by which air is added around the image.
     tissue_phase
         Root mean square of the phase that follows the anatomy, in radians.
+    layers
+        Share of images that get layers of fat and bone (`recon.datasets.layers`).
     estimate_noise
         Give examples the noise level as it is estimated from them, with the error that it has when a scan is
         reconstructed, in place of the true one.
@@ -74,6 +77,7 @@ class Acquisition:
     correlation: tuple[float, float] = (0.0, 0.4)
     field_of_view: tuple[float, float] = (1.0, 1.15)
     tissue_phase: tuple[float, float] = (0.02, 0.25)
+    layers: float = 0.5
     estimate_noise: bool = True
 
     def __post_init__(self) -> None:
@@ -89,6 +93,8 @@ class Acquisition:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise OptionError(f"{name} is a range from low to high", found=f"{low}, {high}")
+        if not 0 <= self.layers <= 1:
+            raise OptionError("layers is a share of the images", found=self.layers)
         if not self.masks or min(self.masks.values()) < 0 or not sum(self.masks.values()) > 0:
             raise OptionError("masks need weights", found=dict(self.masks))
         unknown = [name for name in self.masks if name not in MASKS]
@@ -194,7 +200,9 @@ class SimulatedScans(Dataset[Example]):
         phase = random_phase(rng)(size, height) + tissue_phase(
             image.clamp_min(0), _log_between(rng, a.tissue_phase), rng
         )
-        kspace = fft_centred(array.maps(size, height) * torch.polar(image.clamp_min(0), phase), (-2, -1))
+        layered = _between(rng, (0.0, 1.0)) < a.layers
+        own = with_layers(image.clamp_min(0), rng) if layered else image.clamp_min(0)
+        kspace = fft_centred(array.maps(size, height) * own * torch.polar(torch.ones_like(phase), phase), (-2, -1))
         sigma = _log_between(rng, a.noise) * float(torch.quantile(image, PEAK))
         relative = noise_covariance(array.sensitivity((32, 32)), _between(rng, a.correlation), rng)
         colour = (sigma * torch.linalg.cholesky(relative)).to(torch.complex64)
