@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -89,20 +91,26 @@ class FileJob(Protocol):
 
 
 def fill_spool(pool: ProcessPoolExecutor, job: FileJob, plan: Parts, progress: Callable[[int, int], None]) -> None:
-    """Let the workers do the parts of a job into its spool; the first error is raised."""
+    """Let the workers do the parts of a job into its spool; the first error is raised.
+
+    Where a worker was killed (by the system, short of memory), what is not done is left for the caller, with a warning.
+    """
     key = plan.key()
     plan.begin(Spool(job.spool, key))  # before the workers could race for it
     total = len(plan.wanted)
     chunks = [tuple(plan.wanted[start : start + plan.group]) for start in range(0, total, plan.group)]
     if len(chunks) == 1:  # one group would keep one worker busy
         chunks = [(index,) for index in plan.wanted]
-    futures = [pool.submit(_work, job, key, chunk) for chunk in chunks]
+    futures: list[Future[None]] = []
     done = 0
     try:
+        futures += (pool.submit(_work, job, key, chunk) for chunk in chunks)
         for future, chunk in zip(futures, chunks, strict=True):
             future.result()
             done += len(chunk)
             progress(done, total)
+    except BrokenProcessPool:
+        warnings.warn("a worker process was killed; this process goes on alone", RuntimeWarning, stacklevel=2)
     except BaseException:
         for future in futures:
             future.cancel()

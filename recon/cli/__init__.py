@@ -13,10 +13,10 @@ from recon import __version__
 from recon.physics.errors import ReconError
 
 VERBS = {
-    "demo": "reconstruct a built-in sample with every method; table, figures and report",
+    "demo": "reconstruct a built-in sample, or simulated galaxies, with every method; table, figures and report",
     "info": "say what files hold: kind, shape, coils, mask, acceleration, noise, what is missing",
-    "reconstruct": "make images from raw measurements",
-    "simulate": "make raw measurements from an image or volume",
+    "reconstruct": "make images from raw measurements, deblurred stamps and their catalogue from galaxy stamps",
+    "simulate": "make raw measurements from an image or volume, or galaxy stamps",
     "evaluate": "compare a result with a reference",
     "models": "list the methods, or describe one",
     "train": "train a network as a configuration says",

@@ -1,4 +1,4 @@
-"""``recon demo [DIR]``."""
+"""``recon demo [DIR]`` and ``recon demo galaxy [DIR]``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,37 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from recon.cli import demo_galaxy
 from recon.cli.common import OUT, add_json, print_json, print_table, progress_bar
+from recon.physics.errors import OptionError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     add_json(parser)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("recon-demo"), help="where the files go")
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="mri (default) or galaxy")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where the files go (default: recon-demo)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reconstruct the built-in sample by every method; print the table, write figures and report."""
+    """Reconstruct a sample by every method that is ready; print the table, write figures and report."""
+    kind, folder = _kind_and_folder(args)
+    return demo_galaxy.run(args, folder) if kind == "galaxy" else _run_mri(args, folder)
+
+
+def _kind_and_folder(args: argparse.Namespace) -> tuple[str, Path]:
+    """Tell ``recon demo DIR`` from ``recon demo KIND [DIR]``."""
+    default = Path("recon-demo")
+    if args.kind in ("mri", "galaxy"):
+        return args.kind, args.folder or default
+    if args.folder is not None:
+        raise OptionError("there is no such demo", found=args.kind, expected="mri or galaxy")
+    return "mri", default if args.kind is None else Path(args.kind)
+
+
+def _run_mri(args: argparse.Namespace, folder: Path) -> int:
     with progress_bar(quiet=args.json) as bar:
         task = bar.add_task("loading", total=None)
         from recon.demo import run_demo
@@ -26,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         def tell(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        outcome = run_demo(args.folder, seed=args.seed, progress=tell, overwrite=args.overwrite)
+        outcome = run_demo(folder, seed=args.seed, progress=tell, overwrite=args.overwrite)
     rows = [asdict(row) for row in outcome.rows]
     if args.json:
         print_json(

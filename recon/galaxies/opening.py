@@ -66,9 +66,12 @@ def stamps_of(
             raise OptionError("stamps as an array need their PSF", cure="Give psf=...")
         data = Stamps(pixels=_three_axes(data, "stamps"), psf=arrays.pop("psf"), source=Source("array"))
     if sigma is not None:
-        arrays["sigma"] = (
-            np.broadcast_to(_numpy(sigma, "sigma"), (data.n,)) if np.ndim(sigma) == 0 else _numpy(sigma, "sigma")
-        )
+        level = _numpy(sigma, "sigma")
+        if level.shape not in ((), (data.n,)):
+            raise ShapeError(
+                "sigma that does not fit the stamps", found=level.shape, expected=f"({data.n},) or a number"
+            )
+        arrays["sigma"] = np.broadcast_to(level, (data.n,))
     return replace(data, **arrays) if arrays else data
 
 
