@@ -219,6 +219,18 @@ def test_bad_objects_are_flagged_and_leave_the_others_alone() -> None:
     assert any("3 of 8 objects have no shape" in line for line in result.warnings)
 
 
+@pytest.mark.parametrize("model", ["wiener", "richardson-lucy", "starlet", "galaxy-pnp"])
+def test_what_else_is_in_the_batch_changes_nothing(model: str) -> None:
+    data = stamps(4)
+    weight = np.ones(data.pixels.shape) / data.sigma[:, None, None] ** 2
+    first = deblurred(replace(data, weight=weight), model=model).image[:3]
+    weight[3, 3, 3] *= 1e6
+    pixels = data.pixels.copy()
+    pixels[3] *= 1e3
+    again = deblurred(replace(data, pixels=pixels, weight=weight), model=model).image[:3]
+    torch.testing.assert_close(again, first, rtol=1e-5, atol=1e-5 * float(first.max()))
+
+
 class Exploding(Wiener):
     """Gives what is not finite for the brightest stamp."""
 

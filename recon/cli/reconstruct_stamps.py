@@ -105,7 +105,7 @@ def one_file(
             shutil.rmtree(job.spool, ignore_errors=True)
         raise
     shutil.rmtree(job.spool, ignore_errors=True)
-    return _row(path, target, catalogue, result) | {"seconds": time.perf_counter() - start}
+    return _row(path, target, catalogue, result, time.perf_counter() - start)
 
 
 def _targets(target: Path, args: argparse.Namespace) -> tuple[Path, Path]:
@@ -139,7 +139,7 @@ def _missing(targets: tuple[Path, Path], args: argparse.Namespace) -> list[Path]
     return missing
 
 
-def _row(path: Path, target: Path, catalogue: Path, result: StampResult) -> dict[str, Any]:
+def _row(path: Path, target: Path, catalogue: Path, result: StampResult, seconds: float) -> dict[str, Any]:
     summary = result.summary()
     return {
         "file": str(path),
@@ -149,5 +149,6 @@ def _row(path: Path, target: Path, catalogue: Path, result: StampResult) -> dict
         "objects": len(result),
         "unmeasured": int(summary["unmeasured"]),
         "chi2": summary["chi2"],
+        "seconds": seconds,
         "note": "; ".join([*result.provenance["notes"], *result.warnings]),
     }

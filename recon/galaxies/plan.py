@@ -190,9 +190,9 @@ def _checksum(model: Reconstructor, name: str) -> str | None:
 
 def _provenance(plan: StampPlan, parts: list[Part], seconds: float) -> dict[str, Any]:
     stamps = plan.stamps
-    columns = [part.columns for part in parts]
-    chi2 = np.concatenate([column["chi2"] for column in columns])
-    without = sum(unmeasured(column["flags"]) for column in columns)
+    figures = [(columns["chi2"], unmeasured(columns["flags"])) for columns in (part.columns for part in parts)]
+    chi2 = np.concatenate([values for values, _ in figures])
+    without = sum(count for _, count in figures)
     middle = float(np.nanmedian(chi2)) if np.isfinite(chi2).any() else float("nan")
     told = unique(note for part in parts for note in part.notes)
     if without:

@@ -79,8 +79,9 @@ class Starlet(Reconstructor):
         return x
 
     def _solve(self, y: Stamps, x: Stamps, weight: Stamps, grid: Grid, starlets: Starlets, threshold: Tensor) -> Stamps:
-        lipschitz = float(weight.max() * grid.HtH.max())
-        tau = 1 / max(lipschitz, torch.finfo(y.dtype).tiny)
+        # of each stamp, so that what else is in the batch changes nothing
+        lipschitz = weight.amax((1, 2, 3), keepdim=True) * grid.HtH.amax((1, 2, 3), keepdim=True)
+        tau = 1 / lipschitz.clamp_min(torch.finfo(y.dtype).tiny)
         eta = 0.5 / (tau * starlets.norm() ** 2)  # 1 / tau - eta |Psi|^2 = 1 / (2 tau), half the Lipschitz constant
         u = torch.zeros_like(threshold.expand(-1, -1, *grid.grid))
         for _ in range(self.iterations):
