@@ -12,6 +12,7 @@ from recon.datasets.random import Number, Seed, as_generator
 
 _BODY = 0.05  # share of the image's maximum above which a pixel is of the body
 _MOST = 3  # layers
+_DEEPEST = 0.88  # where a layer ends at the latest, in the depth
 _EDGE = 0.03  # width of a layer's edge, in the depth, which goes from 0 to 1
 
 
@@ -37,7 +38,8 @@ def with_layers(image: Float[Tensor, "y x"], generator: Seed = 0) -> Complex[Ten
     depth = _smooth((image > _BODY * top).to(image.dtype), uniform(2, 8))
     result = image.to(torch.complex64)
     for _ in range(int(torch.randint(1, _MOST + 1, (), generator=rng))):
-        centre, half = uniform(0.3, 0.85), uniform(0.04, 0.16)
+        centre = uniform(0.3, 0.8)
+        half = min(uniform(0.04, 0.16), _DEEPEST - centre)
         layer = torch.sigmoid((half - (depth - centre).abs()) / _EDGE)
         texture = _texture(image.shape, uniform(1.5, 12), rng)
         turn = torch.polar(torch.ones_like(image), uniform(-math.pi, math.pi) + uniform(0, 1) * texture)

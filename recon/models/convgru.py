@@ -22,9 +22,16 @@ class ReplicatedConv(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b d y x"]:
         """Convolve."""
-        m = self.margin
-        padded = pad(x, (m, m, m, m), mode="replicate")
-        return conv2d(padded, self.weight, self.bias, dilation=self.dilation)
+        return conv2d(_replicated(x, self.margin), self.weight, self.bias, dilation=self.dilation)
+
+
+def _replicated(x: Tensor, margin: int) -> Tensor:
+    if not torch.compiler.is_compiling():
+        return pad(x, (margin,) * 4, mode="replicate")
+    for dim in (-2, -1):  # the compiler takes the gradient of replicated channels-last padding for another layout
+        first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+        x = torch.cat((*[first] * margin, x, *[last] * margin), dim)
+    return x
 
 
 class GatedUnit(nn.Module):
