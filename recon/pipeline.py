@@ -48,6 +48,7 @@ def reconstruct(
     mask: Array | str | Path | None = ...,
     sigma: Array | float | None = ...,
     replicas: int | None = ...,
+    responses: bool = ...,
     model: str | Reconstructor = ...,
     seed: int = ...,
     device: torch.device | str | None = ...,
@@ -63,6 +64,7 @@ def reconstruct(
     mask: Array | str | Path | None = ...,
     sigma: Array | float | None = ...,
     replicas: int | None = ...,
+    responses: bool = ...,
     model: str | Reconstructor = ...,
     seed: int = ...,
     device: torch.device | str | None = ...,
@@ -106,6 +108,7 @@ def reconstruct(
     mask: Array | str | Path | None = None,
     sigma: Array | float | None = None,
     replicas: int | None = None,
+    responses: bool = False,
     coils: int | None = None,
     whiten: Whitening = "auto",
     map_sets: Literal[1, 2] | None = None,
@@ -135,6 +138,9 @@ def reconstruct(
         estimated.
     replicas
         Of stamps: how often all is done again in more noise for the errors, by default 4; 0: no errors.
+    responses
+        Of stamps: measure how each shape answers to shear, through all of it, for `StampResult.mean_shear`; takes as
+        long as five replicas.
     coils
         Compress to this many virtual coils.
     whiten
@@ -170,7 +176,7 @@ def reconstruct(
         Data, mask, maps or options that cannot be used; the message says which.
     """
     stamp_options = {"psf": psf, "weight": weight, "mask": mask, "sigma": sigma, "replicas": replicas}
-    given = [name for name, value in stamp_options.items() if value is not None]
+    given = [name for name, value in stamp_options.items() if value is not None] + ["responses"] * responses
     if physics is not None:
         if not isinstance(data, Tensor):
             raise OptionError("an operator was given without measurements as a tensor", found=type(data).__name__)
@@ -197,7 +203,14 @@ def reconstruct(
         if not unused:
             raise OptionError(f"galaxy stamps are not reconstructed with {name}", cure="It is for k-space")
     stamps = stamps_of(data, psf, weight, mask, sigma)
-    plan = StampPlan(stamps, model, replicas=REPLICAS if replicas is None else replicas, seed=seed, device=device)
+    plan = StampPlan(
+        stamps,
+        model,
+        replicas=REPLICAS if replicas is None else replicas,
+        responses=responses,
+        seed=seed,
+        device=device,
+    )
     deblurred = execute_stamps(plan, progress=progress, spool=spool)
     for note in unique(note for part in deblurred.parts for note in part.notes):
         warnings.warn(note, PSFWarning, stacklevel=2)

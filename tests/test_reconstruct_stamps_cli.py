@@ -182,6 +182,7 @@ def test_two_workers_give_the_same_and_one_may_be_killed(tmp_path: Path) -> None
             spool=tmp_path / name,
             model="wiener",
             replicas=replicas,
+            responses=False,
             seed=0,
             device=None,
             format=None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, object] = dict.fromkeys(
     ("psf", "weight", "mask", "positions", "segmentation", "size", "catalogue", "replicas")
-)
+) | {"responses": False}
 """What is for stamps only, with its defaults."""
 
 
@@ -37,6 +37,9 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--replicas", type=int, metavar="N", help="runs in more noise, for the errors; 0: no errors (default: 4)"
+    )
+    group.add_argument(
+        "--responses", action="store_true", help="columns for a calibrated mean shear: 5 more runs, on sheared stamps"
     )
 
 
@@ -85,6 +88,7 @@ def one_file(
         spool=target.with_name(f".{target.name}.parts"),
         model=args.model,
         replicas=REPLICAS if args.replicas is None else args.replicas,
+        responses=args.responses,
         seed=args.seed,
         device=args.device,
         format=args.format,

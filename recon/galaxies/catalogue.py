@@ -11,6 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from recon.datasets.stamp_cleaning import StampFlag
+from recon.galaxies.responses import NAMES
 from recon.shear import MomentFlag, adaptive_moments
 
 _MOMENTS_BIT = 10  # after those of `StampFlag`
@@ -89,6 +90,12 @@ ABOUT = {
     "g2": "reduced shear, along x = y; not calibrated",
     "chi2": "mean squared residual over the variance of the noise",
     "sigma": "noise of a pixel",
+    "r_e1": "e1 of the stamp reconvolved by a round PSF, with noise added, for the responses",
+    "r_e2": "e2 of that stamp",
+    "r11": "response d r_e1 / d g1; the mean shear of many is <r>^-1 <r_e>",
+    "r12": "response d r_e1 / d g2",
+    "r21": "response d r_e2 / d g1",
+    "r22": "response d r_e2 / d g2",
     "flags": "of recon.galaxies.catalogue.ObjectFlag",
 }
 """What the columns are."""
@@ -132,7 +139,7 @@ def measure(x: Float[Tensor, "b 1 y x"]) -> tuple[dict[str, Float[Tensor, " b"]]
     return values, moments.flags << _MOMENTS_BIT
 
 
-def blank(n: int) -> dict[str, ndarray]:
+def blank(n: int, *, responses: bool = False) -> dict[str, ndarray]:
     """Return columns of NaN for ``n`` objects that nothing is known of yet, in the order of the catalogue."""
     columns = [name for measured in MEASURED for name in (measured, f"{measured}_error")]
-    return {name: np.full(n, np.nan, np.float32) for name in (*columns, "chi2", "sigma")}
+    return {name: np.full(n, np.nan, np.float32) for name in (*columns, *(NAMES if responses else ()), "chi2", "sigma")}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recon.datasets.stamp_batch import StampBatch
 from recon.galaxies.catalogue import MEASURED, POOR_FIT, UNUSABLE, ObjectFlag, blank, measure
+from recon.galaxies.responses import response_columns
 from recon.physics import PSFConvolution
 
 _FEWEST = 2  # replicas of an object from which an error is taken
@@ -42,7 +43,15 @@ class StampPart:
 
 
 @torch.no_grad()
-def deblur(batch: StampBatch, model: Reconstructor, *, replicas: int, generator: torch.Generator) -> StampPart:
+def deblur(
+    batch: StampBatch,
+    model: Reconstructor,
+    *,
+    replicas: int,
+    generator: torch.Generator,
+    first: int = 0,
+    seed: int | None = None,
+) -> StampPart:
     """Deblur and measure; every object keeps its row, and what is wrong with it becomes a flag.
 
     Parameters
@@ -56,8 +65,12 @@ def deblur(batch: StampBatch, model: Reconstructor, *, replicas: int, generator:
         and all is done again, so many times. 0: no errors.
     generator
         Of that noise.
+    first
+        Number of the first object.
+    seed
+        Of the noise that is added for the responses to shear; None: no responses.
     """
-    columns = blank(len(batch))
+    columns = blank(len(batch), responses=seed is not None)
     flags = batch.flags.astype(np.int32)
     columns["sigma"] = batch.sigma.cpu().numpy()
     image = np.full((len(batch), *batch.y.shape[2:]), np.nan, np.float32)
@@ -79,6 +92,10 @@ def deblur(batch: StampBatch, model: Reconstructor, *, replicas: int, generator:
         columns["chi2"][usable] = chi2[finite].cpu().numpy()
         for name, value in values.items():
             columns[name][usable] = value[finite].cpu().numpy()
+        if seed is not None:
+            sane = torch.where(finite[:, None, None, None], y, 0)
+            answers = response_columns(sane, physics, model, numbers=first + rows, seed=seed)
+            columns |= {name: _in_place(value[finite], usable, len(batch)) for name, value in answers.items()}
         if replicas:
             errors, known = _errors(y, physics, values, model, [n.to(y.device)[rows] for n in noise])
             for name, value in errors.items():
@@ -94,6 +111,12 @@ def residual_chi2(
     inverse_variance = _inverse_variance(y, physics)
     squared = ((y - physics.A(x)).square() * inverse_variance).sum((1, 2, 3))
     return squared / (inverse_variance > 0).sum((1, 2, 3)).clamp_min(1)
+
+
+def _in_place(values: Tensor, rows: ndarray, n: int) -> Shaped[ndarray, " n"]:
+    whole = np.full(n, np.nan, np.float32)
+    whole[rows] = values.cpu().numpy()
+    return whole
 
 
 def _physics_of(batch: StampBatch, rows: Tensor) -> PSFConvolution:

@@ -15,9 +15,6 @@ from recon.galaxies.deblurring import StampPart
 from recon.physics.errors import OutputError
 from recon.spool import Spool
 
-COLUMNS = (*blank(0), "flags")
-"""Names of the columns of every part."""
-
 
 @runtime_checkable
 class Part(Protocol):
@@ -38,10 +35,11 @@ class Part(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class StoredPart:
-    """A part in a spool."""
+    """A part in a spool, and whether its columns have responses to shear."""
 
     store: Spool
     index: int
+    responses: bool
 
     @property
     def image(self) -> Float32[ndarray, "b y x"]:
@@ -51,7 +49,7 @@ class StoredPart:
     @property
     def columns(self) -> dict[str, Shaped[ndarray, " b"]]:
         """Read the columns of the catalogue."""
-        return self._read(*COLUMNS)
+        return self._read(*blank(0, responses=self.responses), "flags")
 
     @property
     def seconds(self) -> float:

@@ -26,7 +26,7 @@ from recon.galaxies.opening import open_stamps
 from recon.galaxies.parts import Part, StoredPart, store_part
 from recon.galaxies.result import StampResult, unmeasured
 from recon.models import takes_stamps
-from recon.physics.errors import OptionError, PSFWarning
+from recon.physics.errors import OptionError, PSFWarning, ShapeError
 from recon.prepare import Preparation
 from recon.provenance import PACKAGES, machine, unique
 from recon.spool import Spool
@@ -58,6 +58,7 @@ class StampPlan:
         model: str | Reconstructor,
         *,
         replicas: int = REPLICAS,
+        responses: bool = False,
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
@@ -65,7 +66,9 @@ class StampPlan:
             raise OptionError(
                 "errors need at least two replicas", found=replicas, expected="2 or more, or 0: no errors"
             )
-        self.stamps, self.replicas, self.seed = stamps, replicas, seed
+        if responses and stamps.shape[0] != stamps.shape[1]:
+            raise ShapeError("stamps to be sheared are square", file=stamps.source.path, found=stamps.shape)
+        self.stamps, self.replicas, self.responses, self.seed = stamps, replicas, responses, seed
         self.device = Preparation(device=device).resolved_device()
         if isinstance(model, Reconstructor):
             self.name, self.why, method = type(model).__name__, "given", model
@@ -88,7 +91,7 @@ class StampPlan:
 
     def options(self) -> dict[str, Any]:
         """Return the options, JSON-serialisable."""
-        return {"model": self.name, "replicas": self.replicas, "seed": self.seed}
+        return {"model": self.name, "replicas": self.replicas, "responses": self.responses, "seed": self.seed}
 
     def key(self) -> dict[str, Any]:
         """Return what a finished part depends on."""
@@ -104,7 +107,14 @@ class StampPlan:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", PSFWarning)
             batch = self.stamps.batch(index * self._size, (index + 1) * self._size).to(self.device)
-            part = deblur(batch, self._model, replicas=self.replicas, generator=child_generator(self.seed, index))
+            part = deblur(
+                batch,
+                self._model,
+                replicas=self.replicas,
+                generator=child_generator(self.seed, index),
+                first=index * self._size,
+                seed=self.seed if self.responses else None,
+            )
         for warning in caught:
             if issubclass(warning.category, PSFWarning):
                 part.notes.append(str(warning.message))
@@ -117,7 +127,7 @@ class StampPlan:
         """Deblur and measure a part, unless it is in the store."""
         if not store.has(index):
             store_part(store, index, self.run(index))
-        return StoredPart(store, index)
+        return StoredPart(store, index, self.responses)
 
 
 def execute(plan: StampPlan, *, progress: Progress | None = None, spool: Path | None = None) -> StampResult:
@@ -145,6 +155,7 @@ class StampJob:
     spool: Path
     model: str
     replicas: int
+    responses: bool
     seed: int
     device: str | None
     format: str | None
@@ -152,7 +163,14 @@ class StampJob:
 
     def plan(self, stamps: Stamps) -> StampPlan:
         """Return what is to be done to ``stamps``."""
-        return StampPlan(stamps, self.model, replicas=self.replicas, seed=self.seed, device=self.device)
+        return StampPlan(
+            stamps,
+            self.model,
+            replicas=self.replicas,
+            responses=self.responses,
+            seed=self.seed,
+            device=self.device,
+        )
 
     def open_plan(self) -> StampPlan:
         """Open the file and return what is to be done to it."""
@@ -209,7 +227,8 @@ def _provenance(plan: StampPlan, parts: list[Part], seconds: float) -> dict[str,
         "model": {"name": plan.name, "why": plan.why},
         "options": plan.options(),
         "steps": ["cleaned", f"deblurred by {plan.name}", "adaptive moments"]
-        + ([f"errors by {plan.replicas} replicas in noise"] if plan.replicas else []),
+        + ([f"errors by {plan.replicas} replicas in noise"] if plan.replicas else [])
+        + (["responses to shear"] if plan.responses else []),
         "notes": list(stamps.notes),
         "warnings": told,
         "unmeasured": without,

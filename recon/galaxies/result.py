@@ -19,7 +19,9 @@ from recon.datasets.catalogue import FITS_ENDINGS, CatalogueWriter
 from recon.datasets.stamp_output import StampFile
 from recon.galaxies.catalogue import UNMEASURED, about, units
 from recon.galaxies.parts import Part
+from recon.galaxies.responses import NAMES, of_columns
 from recon.physics.errors import OptionError
+from recon.shear import MeanShear, mean_shear
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,6 +78,23 @@ class StampResult:
     def summary(self) -> dict[str, float]:
         """Return the median chi2, and how many objects have no shape."""
         return {"chi2": self.provenance["chi2"], "unmeasured": self.provenance["unmeasured"]}
+
+    def mean_shear(self) -> MeanShear:
+        """Return the mean shear of all objects with responses, calibrated by them [Sheldon & Huff 2017, eq. 9-14].
+
+        Raises
+        ------
+        OptionError
+            The result has no responses.
+        DataError
+            No object has a shape.
+        """
+        if not self.provenance["options"]["responses"]:
+            raise OptionError("the shapes have no responses to shear", cure="Ask for them with responses=True")
+        rows = [part.columns for part in self.parts]
+        return mean_shear(
+            of_columns({name: torch.from_numpy(np.concatenate([row[name] for row in rows])) for name in NAMES})
+        )
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the deblurred stamps as `recon.datasets.stamp_output.StampFile` has them.
