@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.table import Table
+from deepinv.models import Reconstructor
 from deepinv.physics import GaussianNoise
 from galaxies import gaussian, observation, psf_like
 from torch import Tensor
@@ -231,6 +232,30 @@ def test_what_else_is_in_the_batch_changes_nothing(model: str) -> None:
     torch.testing.assert_close(again, first, rtol=1e-5, atol=1e-5 * float(first.max()))
 
 
+def test_values_out_of_all_range_are_flagged() -> None:
+    data = stamps(5)
+    pixels, sigma = data.pixels.astype(np.float64), data.sigma.copy()
+    pixels[1, 5, 5], pixels[2, 5, 5], sigma[3] = 1e38, 1e300, -1
+    result = deblurred(replace(data, pixels=pixels, sigma=sigma), replicas=2, responses=True)
+    flags = [names(int(value)) for value in result.catalogue["flags"]]
+    assert flags == [[], ["not_finite"], ["bad_pixels"], ["bad_weight"], []]
+    assert np.isnan(result.catalogue["r11"]).tolist() == [False, True, False, False, False]
+
+
+class Untouched(Reconstructor):
+    """A user's own model."""
+
+    def forward(self, y: Tensor, physics: PSFConvolution) -> Tensor:
+        return y
+
+
+def test_a_model_of_the_users_own() -> None:
+    data = stamps(2)
+    result = deblurred(data, model=Untouched())
+    np.testing.assert_array_equal(result.image[:, 0], data.pixels)
+    assert result.provenance["model"] == {"name": "Untouched", "why": "given"}
+
+
 class Exploding(Wiener):
     """Gives what is not finite for the brightest stamp."""
 
@@ -277,6 +302,8 @@ def test_refused(tmp_path: Path) -> None:
         deblurred(torch.from_numpy(y))
     with pytest.raises(OptionError, match="k-space"):
         deblurred(data, model="cg-sense")
+    with pytest.raises(OptionError, match="k-space"):
+        deblurred(data, model=recon.load_model("cg-sense"))
     with pytest.raises(OptionError, match="coils"):
         deblurred(data, coils=4)
     with pytest.raises(OptionError, match="at least two replicas"):
