@@ -120,7 +120,8 @@ class StampFile:
                         "fewer images than objects", file=self.path, found=self.written, expected=self.like.n
                     )
                 append_table(self._temporary, "OBJECTS", columns(self.like, np.concatenate(self._flags)))
-                append_text(self._temporary, to_json({"header": self.how, "unit": self.like.units}))
+                unit = {} if self.like.units is None else {"unit": self.like.units}
+                append_text(self._temporary, to_json({"header": self.how, **unit}))
         except BaseException as problem:
             self._stack.__exit__(type(problem), problem, problem.__traceback__)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -102,6 +103,15 @@ def test_deblurred_stamps_as_they_come(tmp_path):
         assert file["OBJECTS"].data["FLAGS"].tolist() == [1] * N
         assert json.loads(file["PROVENANCE"].data["json"][0])["header"] == how
         np.testing.assert_allclose(jacobians(header, np.zeros(1), np.zeros(1))[0], 0.2 * np.eye(2))
+
+
+@pytest.mark.parametrize("units", ["adu", None])
+def test_a_unit_comes_back_or_is_not_there(tmp_path, units):
+    stamps = replace(opened(stamps_file(tmp_path)), units=units)
+    with StampFile(tmp_path / "out.fits", stamps, how={}) as file:
+        for batch in stamps.batches(N):
+            file.append(batch.y[:, 0].numpy(), batch.flags)
+    assert opened(tmp_path / "out.fits").unit == units
 
 
 def test_deblurred_stamps_keep_the_coordinates_on_the_sky(shared_data, tmp_path):
