@@ -182,12 +182,14 @@ class RecurrentVarNet(LearnedReconstructor):
             )
         unit = _SCALES[self.scale](y, physics)
         scaled = y / unit
-        seen, changes = self._conditions(scaled, physics, unit)
+        estimated = self.sparse_start > 0 or self.adaptation is not None
+        levels = noise_levels(scaled, physics, unit).expand(len(y)) if estimated else unit.new_zeros(len(y))
+        seen, changes = self._conditions(physics, unit, levels)
         if self.proximal:
-            x = self._images(scaled, physics, unit, seen, changes)
+            x = self._images(scaled, physics, levels, seen, changes)
             z = _expanded(physics.coil_maps, x) if self.output == "rss" else None
         else:
-            z = self._coil_images(scaled, physics, unit, seen, changes)
+            z = self._coil_images(scaled, physics, levels, seen, changes)
             x = _combined(physics.coil_maps, z)
         if self.output == "rss":
             return torch.linalg.vector_norm(z, dim=1, keepdim=True) * unit
@@ -196,35 +198,35 @@ class RecurrentVarNet(LearnedReconstructor):
             x = _consistent(x, right, physics, (self.log_consistency + changes[-1]).exp(), _ITERATIONS)
         return to_channels(x) * unit
 
-    def _conditions(self, y: Tensor, physics: MultiCoilMRI, unit: Tensor) -> tuple[Tensor | None, Tensor]:
+    def _conditions(self, physics: MultiCoilMRI, unit: Tensor, levels: Tensor) -> tuple[Tensor | None, Tensor]:
         """Channels that the regulariser sees beside the image, (b, c, 1, 1), and what is added to each weight."""
         channels = []
         if self.noise_input:
             sigma = torch.as_tensor(getattr(physics.noise_model, "sigma", 0.0), dtype=unit.dtype, device=unit.device)
-            channels.append((sigma.reshape(-1, 1, 1, 1) / unit).expand(len(y), 1, 1, 1))
+            channels.append((sigma.reshape(-1, 1, 1, 1) / unit).expand(len(levels), 1, 1, 1))
         changes = unit.new_zeros(1, 1, 1, 1, 1)
         if self.adaptation is not None:
-            level = noise_levels(y, physics, unit).clamp_min(_LEAST_NOISE).log()
+            level = levels.clamp_min(_LEAST_NOISE).log()
             rate = -physics.mask.to(unit.dtype).mean((1, 2, 3)).clamp_min(_LEAST_SHARE).log()
-            seen = [(v.expand(len(y)) - mean) / spread for v, (mean, spread) in ((level, _NOISE), (rate, _RATE))]
+            seen = [(v.expand(len(levels)) - mean) / spread for v, (mean, spread) in ((level, _NOISE), (rate, _RATE))]
             conditions = torch.stack(seen, 1)
             channels.append(conditions[..., None, None])
             changes = self.adaptation(conditions).float().T[..., None, None, None]
         return torch.cat(channels, 1) if channels else None, changes
 
-    def _start(self, y: Tensor, physics: MultiCoilMRI, unit: Tensor) -> Complex[Tensor, "b set y x"] | None:
+    def _start(self, y: Tensor, physics: MultiCoilMRI, levels: Tensor) -> Complex[Tensor, "b set y x"] | None:
         if self.sparse_start:
-            return sparse_image(y, physics, unit, self.sparse_start)
+            return sparse_image(y, physics, levels, self.sparse_start)
         return cg_sense_image(y, physics, self.warm_start) if self.warm_start else None
 
     def _coil_images(
-        self, y: Tensor, physics: MultiCoilMRI, unit: Tensor, seen: Tensor | None, changes: Tensor
+        self, y: Tensor, physics: MultiCoilMRI, levels: Tensor, seen: Tensor | None, changes: Tensor
     ) -> Complex[Tensor, "b coil y x"]:
         """Run all steps; images of coils come back."""
         maps = physics.coil_maps
         z0 = ifft_centred(y * physics.mask, (-2, -1))
         mask = torch.fft.ifftshift(physics.mask, (-2, -1))
-        start = self._start(y, physics, unit)
+        start = self._start(y, physics, levels)
         z = z0 if start is None else filled_in(start, z0, physics, mask)
         state = self._first_state(_combined(maps, z if self.sparse_start else z0))
         for t, step_size in enumerate(self.step_sizes):
@@ -233,11 +235,11 @@ class RecurrentVarNet(LearnedReconstructor):
         return z
 
     def _images(
-        self, y: Tensor, physics: MultiCoilMRI, unit: Tensor, seen: Tensor | None, changes: Tensor
+        self, y: Tensor, physics: MultiCoilMRI, levels: Tensor, seen: Tensor | None, changes: Tensor
     ) -> Complex[Tensor, "b set y x"]:
         """Run all steps, each of which solves its proximal problem."""
         right = to_complex(physics.A_adjoint(y))
-        start = self._start(y, physics, unit)
+        start = self._start(y, physics, levels)
         x = right if start is None else start
         state = self._first_state(x)
         for t, log_weight in enumerate(self.log_weights):

@@ -26,27 +26,25 @@ def cg_sense_image(y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI, iter
 
 
 def sparse_image(
-    y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI, unit: Float[Tensor, "b 1 1 1"], iterations: int
+    y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI, levels: Float[Tensor, " b"], iterations: int
 ) -> Image:
     """L1-wavelet [Lustig 2007], its strength proportional to the noise level.
 
     Parameters
     ----------
     y
-        K-space, in units of ``unit``.
+        K-space, of any unit.
     physics
-        Its operator; the noise level of its noise model is in the units of the measurements. Where there is none it is
-        estimated from the outer samples.
-    unit
-        Scale of each item of the batch.
+        Its operator.
+    levels
+        Standard deviation of the real part of a sample's noise, in the unit of ``y``; see `noise_levels`.
     iterations
         Of the solution.
     """
     # Nothing here is trained, and matrices of wavelets want all of their digits.
     with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
-        levels = noise_levels(y, physics, unit).expand(len(y)).tolist()
         images = []
-        for index, level in enumerate(levels):
+        for index, level in enumerate(levels.tolist()):
             y_i, physics_i = single(y, physics, index)
             model = L1Wavelet(regularisation=_STRENGTH * level, iterations=iterations)
             images.append(to_complex(model(y_i, physics_i)))
@@ -64,7 +62,10 @@ def filled_in(
 def noise_levels(
     y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI, unit: Float[Tensor, "b 1 1 1"]
 ) -> Float[Tensor, " b"]:
-    """Noise level of each item in its unit: as the noise model has it, or else as the data tell."""
+    """Return the standard deviation of the real part of a sample's noise, over ``unit`` as ``y`` is.
+
+    It is that of the noise model, whose own unit is that of the measurements; or else as the outer samples tell it.
+    """
     sigma = getattr(physics.noise_model, "sigma", None)
     if sigma is not None and bool((torch.as_tensor(sigma) > 0).all()):
         return torch.as_tensor(sigma, dtype=unit.dtype, device=unit.device).flatten() / unit.flatten()

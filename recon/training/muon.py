@@ -18,8 +18,7 @@ _EPSILON = 1e-8
 class Muon(torch.optim.Optimizer):
     """Muon [1]_ for convolutions and linear layers, seen as matrices (out, in x kernel), and Adam for the rest.
 
-    Every direction of a matrix moves at the same rate, so that the weak ones learn too: an unrolled network gets as far
-    in about half of Adam's steps.
+    Every direction of a matrix moves at the same rate, so that the weak ones learn too.
 
     Parameters
     ----------
