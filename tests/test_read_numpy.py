@@ -231,3 +231,15 @@ def test_the_sample_is_the_real_scan(shared_data: Path) -> None:
     real = open_any(shared_data / "mri" / "kspace" / "brain-poisson-8ch.npz")
     np.testing.assert_array_equal(ours.slice(0), real.slice(0))
     np.testing.assert_array_equal(ours.mask, real.mask)
+
+
+def test_archive_of_a_compression_that_python_lacks(tmp_path):
+    path = tmp_path / "scan.npz"
+    np.savez(path, kspace=np.ones((2, 8, 8), np.complex64))
+    content = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):  # of the member, and in the directory
+        start = content.index(signature) + place
+        content[start : start + 2] = (99).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match="damaged or truncated"):
+        open_any(path)
