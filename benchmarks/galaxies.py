@@ -9,8 +9,9 @@ leave them.
 
 Shapes are those of [Li & Alexander 2023]: FPFS moments under shapelets of 0.6", each stamp lifted to a least value of
 0. ``dg`` is the median of the difference of moduli from the truth, ``vector`` that of the difference of vectors,
-each at most 1; ``flux`` is the median relative error of the stamp's sum. Intervals are bootstrap ones of 95 % over galaxies.
-Times are those of batches, the measurement left out. A model may be named several times with several files (seeds).
+each at most 1; ``flux`` is the median relative error of the stamp's sum. Intervals are bootstrap ones of 95 % over
+galaxies. Times are those of batches, the measurement left out. A model may be named
+several times, with several files (seeds).
 """
 
 from __future__ import annotations
