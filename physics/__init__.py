@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from deepinv.physics import LinearPhysics
 
+    from recon.physics.compressed_sensing import BlockCompressedSensing
     from recon.physics.mri import MultiCoilMRI
     from recon.physics.noncartesian import NonCartesianMRI
     from recon.physics.psf import PSFConvolution
@@ -42,6 +43,7 @@ operators: Registry[Operator] = Registry("operator", package=__name__)
 
 # Imported at first use: they bring torch and deepinv along.
 _LAZY = {
+    "BlockCompressedSensing": "recon.physics.compressed_sensing",
     "MultiCoilMRI": "recon.physics.mri",
     "NonCartesianMRI": "recon.physics.noncartesian",
     "PSFConvolution": "recon.physics.psf",
@@ -55,4 +57,4 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["MultiCoilMRI", "NonCartesianMRI", "PSFConvolution", "SkyNoise", "operators"]
+__all__ = ["BlockCompressedSensing", "MultiCoilMRI", "NonCartesianMRI", "PSFConvolution", "SkyNoise", "operators"]
