@@ -15,8 +15,8 @@ from deepinv.physics import LinearPhysics
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
-from recon.calibration import calibration_region
 from recon.datasets.random import Number, Seed, as_generator
+from recon.left_out import choose_left_out, is_of_lines
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError
 from recon.physics.layout import to_complex
@@ -27,9 +27,7 @@ Model = Callable[[Tensor, LinearPhysics], Tensor]
 RESIDUAL_LIMIT = 1.3
 """Above this `data_residual` an image contradicts its data by more than noise."""
 
-_CENTER = 24  # side of the protected centre where everything around it is sampled too
 _SPLIT_SAMPLES, _SPLIT_LINES = (0.05, 1), (0.1, 4)  # fraction and folds
-_FEWEST_UNITS = 2  # lines, or samples, that are left out at least
 
 
 def data_residual(
@@ -147,8 +145,7 @@ def hold_out_error(
     sampled reference data, MRM 84, 2020 (the split); Picard, Cook, Cross-validation of regression models,
     JASA 79, 1984.
     """
-    of_lines = _units(physics.mask[0, 0]).shape != physics.mask.shape[2:]
-    usual_fraction, usual_folds = _SPLIT_LINES if of_lines else _SPLIT_SAMPLES
+    usual_fraction, usual_folds = _SPLIT_LINES if is_of_lines(physics.mask[0, 0]) else _SPLIT_SAMPLES
     fraction = usual_fraction if fraction is None else fraction
     folds = usual_folds if folds is None else folds
     if not 0 < fraction < 1 or folds < 1 or folds * fraction >= 1:
@@ -158,7 +155,7 @@ def hold_out_error(
             expected="a fraction above 0, and below 1 in all folds together",
         )
     sigma = _known_sigma(physics) if sigma is None else sigma
-    held_out = _choose(physics.mask, fraction, folds, as_generator(seed))
+    held_out = choose_left_out(physics.mask, fraction, folds, as_generator(seed))
     error = energy = floor = 0.0
     samples = 0
     for left_out in held_out:
@@ -285,42 +282,3 @@ def rebuilt(physics: MultiCoilMRI, *, mask: Tensor | None = None, coil_maps: Ten
         max_iter=physics.max_iter,
         tol=physics.tol,
     )
-
-
-def _choose(
-    mask: Bool[Tensor, "b 1 *spatial"], fraction: Number, folds: int, rng: torch.Generator
-) -> list[Bool[Tensor, "b 1 *spatial"]]:
-    """Choose the samples that each fold leaves out, the same axes and shape as the mask."""
-    chosen = [torch.zeros_like(mask) for _ in range(folds)]
-    for b in range(mask.shape[0]):
-        units = _units(mask[b, 0])
-        candidates = (units & ~_center(units)).flatten().nonzero()[:, 0]
-        order = torch.randperm(len(candidates), generator=rng).to(candidates.device)
-        size = max(round(fraction * len(candidates)), _FEWEST_UNITS)
-        if len(candidates) < 2 * size:
-            continue  # hardly anything outside the centre
-        for fold in range(folds):
-            part = torch.zeros(units.numel(), dtype=torch.bool, device=mask.device)
-            part[candidates[order[fold * size : (fold + 1) * size]]] = True
-            chosen[fold][b, 0] = mask[b, 0] & part.reshape(units.shape)
-    return chosen
-
-
-def _units(mask: Bool[Tensor, "*spatial"]) -> Bool[Tensor, "*units"]:
-    """Shrink the axes along which lines run to length 1: what is left out as a whole is one element."""
-    lines = [axis for axis in range(mask.ndim) if torch.equal(mask, mask.narrow(axis, 0, 1).expand_as(mask))]
-    if len(lines) == mask.ndim:
-        return mask  # everything is sampled: no lines
-    for axis in lines:
-        mask = mask.narrow(axis, 0, 1)
-    return mask
-
-
-def _center(mask: Bool[Tensor, "*spatial"]) -> Bool[Tensor, "*spatial"]:
-    """Mark the calibration block; its core only, where it makes most of what is sampled."""
-    size = calibration_region(mask)
-    if 2 * math.prod(size) > int(mask.sum()):
-        size = calibration_region(mask, tuple(min(_CENTER, max(n // 4, 1)) for n in mask.shape))
-    block = torch.zeros_like(mask)
-    block[tuple(slice(n // 2 - s // 2, n // 2 - s // 2 + s) for n, s in zip(mask.shape, size, strict=True))] = True
-    return block

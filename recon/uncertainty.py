@@ -92,11 +92,11 @@ def equivariant_bootstrap(
             "only complex images of two axes can be measured again", found=tuple(x.shape), expected=physics.img_size
         )
     rng = as_generator(seed)
-    move = _moves(physics, rng)
+    move = moves(physics, rng)
     found = []
     for _ in range(replicas):
         position = move.get_params(x)
-        moved = rebuilt(physics, coil_maps=_moved_maps(physics.coil_maps, move, position))
+        moved = rebuilt(physics, coil_maps=moved_maps(physics.coil_maps, move, position))
         noise = torch.view_as_complex(torch.randn((*y.shape, 2), generator=rng, dtype=y.real.dtype)).to(y.device)
         simulated = moved.A(move.transform(x, **position)) + sigma * noise * physics.mask
         found.append(move.inverse(model(simulated, moved), **position))
@@ -126,17 +126,17 @@ def smoothed(values: Float[Tensor, "b y x"]) -> Float[Tensor, "b y x"]:
     return avg_pool2d(values[:, None], _SMOOTHING, stride=1, padding=_SMOOTHING // 2, count_include_pad=False)[:, 0]
 
 
-def _moves(physics: MultiCoilMRI, rng: torch.Generator) -> Transform:
-    """Random positions; quarter turns only where undersampling looks the same along both axes."""
-    moves = Reflect(dim=(-2, -1), rng=rng) * Shift(shift_max=_SHIFT, rng=rng)
+def moves(physics: MultiCoilMRI, rng: torch.Generator) -> Transform:
+    """Return random positions; quarter turns only where undersampling looks the same along both axes."""
+    small = Reflect(dim=(-2, -1), rng=rng) * Shift(shift_max=_SHIFT, rng=rng)
     mask = physics.mask
     of_lines = any(torch.equal(mask, mask.narrow(axis, 0, 1).expand_as(mask)) for axis in (-2, -1))
     if physics.spatial[0] == physics.spatial[1] and not of_lines:
-        return moves * Rotate(multiples=90, positive=True, rng=rng)
-    return moves
+        return small * Rotate(multiples=90, positive=True, rng=rng)
+    return small
 
 
-def _moved_maps(
+def moved_maps(
     maps: Complex[Tensor, "b set coil y x"], move: Transform, position: dict[str, Tensor]
 ) -> Complex[Tensor, "b set coil y x"]:
     """Move coil maps as images; the transforms take real ones with a single axis before the spatial ones."""

@@ -11,6 +11,7 @@ from skimage.transform import resize
 
 from recon.datasets.masks import make_mask
 from recon.datasets.simulate import simulate_mri
+from recon.left_out import choose_left_out
 from recon.metrics import psnr
 from recon.physics import MultiCoilMRI, NonCartesianMRI, trajectories
 from recon.physics.errors import DataError, OptionError
@@ -18,7 +19,6 @@ from recon.physics.layout import to_channels, to_complex
 from recon.physics.linalg import conjugate_gradient
 from recon.trust import (
     RESIDUAL_LIMIT,
-    _choose,
     data_residual,
     g_factor,
     hold_out_error,
@@ -173,7 +173,7 @@ def test_ranks_methods_on_a_real_scan(shared_data):
 
 def test_whole_lines_are_left_out_and_never_the_centre(generator):
     mask = make_mask("random", (40, 200), 3, center=20, generator=1).expand(40, 200)[None, None]
-    lines = _choose(mask, 0.1, 3, generator)
+    lines = choose_left_out(mask, 0.1, 3, generator)
     for part in lines:
         assert torch.equal(part, part[:, :, :1].expand_as(part))
         assert not part[..., 90:110].any()
@@ -199,12 +199,12 @@ def test_lines_are_few_and_take_several_folds(brain, name, folds):
 
 def test_samples_of_a_plane_and_of_a_full_scan(generator):
     mask = make_mask("poisson", (60, 60), 4, center=12)[None, None]
-    part = _choose(mask, 0.1, 1, generator)[0]
+    part = choose_left_out(mask, 0.1, 1, generator)[0]
     assert not (part & ~mask).any()
     assert not part[..., 24:36, 24:36].any()
     assert part.sum() == round(0.1 * (int(mask.sum()) - 144))
     everything = torch.ones_like(mask)
-    part = _choose(everything, 0.1, 1, generator)[0]
+    part = choose_left_out(everything, 0.1, 1, generator)[0]
     assert 200 < part.sum() < 360
     assert not part[..., 30, 30].any()
 
