@@ -5,7 +5,7 @@ A loss sees the network's output and the batch, so that one that compares k-spac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -84,7 +84,9 @@ class WeightedLoss:
     Parameters
     ----------
     weights
-        Of each, by the names in `LOSSES`.
+        Of each, by the names in `LOSSES`, or in ``own``.
+    own
+        Names of losses that the network tells itself (`recon.models.learned.LearnedReconstructor.own_losses`).
 
     Raises
     ------
@@ -92,20 +94,35 @@ class WeightedLoss:
         A loss that does not exist, or none at all.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        unknown = [name for name in weights if name not in LOSSES]
+    def __init__(self, weights: Mapping[str, float], own: Sequence[str] = ()) -> None:
+        unknown = [name for name in weights if name not in LOSSES and name not in own]
         if unknown or not weights:
             raise OptionError(
                 "the loss is a weighted sum of losses by name",
                 found=", ".join(unknown) or "none",
-                expected=f"some of {', '.join(LOSSES)}",
+                expected=f"some of {', '.join([*LOSSES, *own])}",
             )
         self.weights = dict(weights)
+        self.own = tuple(name for name in weights if name in own)
 
-    def __call__(self, x: Images, batch: TrainingBatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """Return the sum and its parts, without weights; in float32 whatever the precision of training."""
+    def __call__(
+        self, x: Images, batch: TrainingBatch, told: Mapping[str, Float[Tensor, ""]] | None = None
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Return the sum and its parts, without weights; in float32 whatever the precision of training.
+
+        Parameters
+        ----------
+        x, batch
+            Output of the network for a batch.
+        told
+            What the network says of those in ``own``.
+        """
+        told = told or {}
         with torch.autocast(x.device.type, enabled=False):
-            parts = {name: LOSSES[name](x.float(), batch) for name in self.weights}
+            parts = {
+                name: told[name].float() if name in self.own else LOSSES[name](x.float(), batch)
+                for name in self.weights
+            }
             total = torch.stack([weight * parts[name] for name, weight in self.weights.items()]).sum()
         return total, {name: part.detach() for name, part in parts.items()}
 
