@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recon import metrics
 from recon.checkpoint import distinct, load_checkpoint, load_weights
 from recon.datasets.atomic import atomic_path
+from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
 from recon.training.losses import WeightedLoss
@@ -37,7 +38,8 @@ class ReconstructionModule(LightningModule):
     weights
         File of weights (``.safetensors``) to start from, those of the same network.
     loss
-        Weight of each loss, by the names in `recon.training.losses.LOSSES`; L1 + (1 - SSIM) by default.
+        Weight of each loss, by the names in `recon.training.losses.LOSSES` and those of the network's own
+        (``own_losses``); L1 + (1 - SSIM) by default.
     lr, betas
         Highest learning rate, and the decays of Adam's averages.
     matrix_lr
@@ -84,7 +86,8 @@ class ReconstructionModule(LightningModule):
             load_weights(self.network, distinct(load_checkpoint(weights)[0]), weights)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.loss = WeightedLoss({"l1": 1.0, "ssim": 1.0} if loss is None else loss)
+        own = self.network.own_losses if isinstance(self.network, LearnedReconstructor) else ()
+        self.loss = WeightedLoss({"l1": 1.0, "ssim": 1.0} if loss is None else loss, own)
         self.lr, self.betas, self.matrix_lr, self.schedule = lr, betas, matrix_lr, schedule
         self._compile = compile
 
@@ -106,7 +109,8 @@ class ReconstructionModule(LightningModule):
         DataError
             The loss is not finite; the batch is saved.
         """
-        loss, parts = self.loss(self(batch), batch)
+        x, told = self._reconstruct(batch)
+        loss, parts = self.loss(x, batch, told)
         if not torch.isfinite(loss):
             self._stop_at(batch, loss.item(), batch_idx)
         logged = {"train/loss": loss} | {f"train/{name}": part for name, part in parts.items() if len(parts) > 1}
@@ -115,8 +119,8 @@ class ReconstructionModule(LightningModule):
 
     def validation_step(self, batch: TrainingBatch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Log loss and figures of merit of the magnitudes; return the images."""
-        x = self(batch)
-        loss, _ = self.loss(x, batch)
+        x, told = self._reconstruct(batch)
+        loss, _ = self.loss(x, batch, told)
         logged = {"val/loss": loss}
         if batch.target is not None:
             pairs = [(_magnitude(a), _magnitude(b)) for a, b in zip(x, batch.target, strict=True)]
@@ -135,6 +139,12 @@ class ReconstructionModule(LightningModule):
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _reconstruct(self, batch: TrainingBatch) -> tuple[Float[Tensor, "b channel y x"], dict[str, Tensor]]:
+        """Reconstruct a batch, and return what the network says of its own losses."""
+        if not self.loss.own:
+            return self(batch), {}
+        return self.network.with_losses(batch.y, batch.physics(), self.loss.own)
 
     def _stop_at(self, batch: TrainingBatch, loss: float, batch_idx: int) -> None:
         weights = all(bool(torch.isfinite(p).all()) for p in self.network.parameters())
