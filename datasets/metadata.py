@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recon.datasets.compressed import CompressedScan
 from recon.datasets.scan import Image, Scan
 from recon.physics.errors import FileFormatError
 
@@ -46,7 +47,12 @@ def describe_image(image: Image) -> str:
     return _describe(image, ("spacing", "affine", "unit", "header", "notes"))
 
 
-def _describe(data: Scan | Image, names: tuple[str, ...]) -> str:
+def describe_compressed(scan: CompressedScan) -> str:
+    """Return what compressed measurements say beside their arrays, as JSON."""
+    return _describe(scan, tuple(_COMPRESSED))
+
+
+def _describe(data: Scan | Image | CompressedScan, names: tuple[str, ...]) -> str:
     values = {name: getattr(data, name) for name in names}
     for name in ("header", "labels"):
         if values.get(name):
@@ -79,6 +85,11 @@ def image_fields(text: str | None, path: Path) -> dict[str, Any]:
     return _fields(text, path, convert)
 
 
+def compressed_fields(text: str | None, path: Path) -> dict[str, Any]:
+    """Turn the text of `describe_compressed` into the fields of a `CompressedScan`; None gives none."""
+    return _fields(text, path, _COMPRESSED)
+
+
 def _fields(text: str | None, path: Path, convert: dict[str, Any]) -> dict[str, Any]:
     if text is None:
         return {}
@@ -103,3 +114,23 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 def _affine(values: Any) -> np.ndarray:
     return np.array(values, dtype=float).reshape(4, 4)
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = _integers(values)
+    return first, second
+
+
+_COMPRESSED: dict[str, Any] = {
+    "block": _pair,
+    "size": _pair,
+    "peak": float,
+    "levels": str,
+    "sigma": float,
+    "colour": str,
+    "unit": str,
+    "spacing": _floats,
+    "affine": _affine,
+    "header": dict,
+    "notes": _texts,
+}

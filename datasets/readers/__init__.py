@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from recon.datasets.compressed import CompressedScan
 from recon.datasets.scan import Image, Scan
 from recon.datasets.stamps import Stamps
 from recon.physics.errors import FileFormatError, OptionError, ReconError
 from recon.physics.registry import Registry
 
 _HEAD = 4096
+
+Opened = Scan | CompressedScan | Image | Stamps
+"""What a file may hold."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class Reader(Protocol):
         """Tell by content (``head`` is the start of the file, empty for a folder) whether this reader fits."""
         ...
 
-    def read(self, path: Path, options: ReadOptions) -> Scan | Image | Stamps:
-        """Read the headers and return a `Scan`, `Image` or `Stamps` whose arrays are read slice by slice."""
+    def read(self, path: Path, options: ReadOptions) -> Opened:
+        """Read the headers and return what is there, with arrays that are read slice by slice."""
         ...
 
 
@@ -74,7 +78,7 @@ def open(  # noqa: A001 - recon.datasets.open is the contract
     segmentation: str | Path | None = None,
     size: int | None = None,
     epoch: int = 0,
-) -> Scan | Image | Stamps:
+) -> Opened:
     """Open a file of raw measurements, of stamps or an image, recognised by its content.
 
     Parameters
@@ -125,12 +129,12 @@ def open(  # noqa: A001 - recon.datasets.open is the contract
     )
 
 
-def _as_stamps(opened: Scan | Image | Stamps, path: Path, options: ReadOptions) -> Scan | Image | Stamps:
+def _as_stamps(opened: Opened, path: Path, options: ReadOptions) -> Opened:
     """Make stamps of an image where the options say what belongs to them."""
     wanted = [name for name in ("psf", "weight", "mask", "catalogue", "segmentation", "size") if getattr(options, name)]
     if not wanted or isinstance(opened, Stamps):
         return opened
-    if isinstance(opened, Scan):
+    if isinstance(opened, Scan | CompressedScan):
         raise OptionError(f"raw measurements have no {wanted[0]}", file=path)
     if options.catalogue is not None or (options.size is not None and opened.n_slices == 1):
         from recon.datasets.cutouts import cutouts_of_image
@@ -141,4 +145,4 @@ def _as_stamps(opened: Scan | Image | Stamps, path: Path, options: ReadOptions) 
     return stamps_of_image(opened, options)
 
 
-__all__ = ["ReadOptions", "Reader", "open", "readers"]
+__all__ = ["Opened", "ReadOptions", "Reader", "open", "readers"]

@@ -10,8 +10,9 @@ import numpy as np
 from numpy import ndarray
 
 from recon.datasets.arrays import as_mask
+from recon.datasets.compressed import CompressedScan
 from recon.datasets.lazy import LazySlices, check_size, mapped_slices
-from recon.datasets.metadata import image_fields, scan_fields
+from recon.datasets.metadata import compressed_fields, image_fields, scan_fields
 from recon.datasets.npz_archive import Archive, ArrayHeader, read_array_header
 from recon.datasets.readers import ReadOptions, readers
 from recon.datasets.readers.calgary import CalgaryReader
@@ -63,7 +64,8 @@ class NpzReader:
     stored alone: ``samples`` ``(coil, n)`` in C order, ``mask`` packed by `numpy.packbits`, and ``shape``
     (coil, y, x). Beside it may stand ``mask`` (also ``(x,)``), ``coil_maps``, ``noise``, ``trajectory``,
     ``density``, ``reference``; `NAMES` has the other names they go by. Without k-space, ``image`` is
-    ``(y, x)``, ``(slice, y, x)`` or ``(slice, y, x, 3)``. ``metadata`` is what our writer adds: a JSON text.
+    ``(y, x)``, ``(slice, y, x)`` or ``(slice, y, x, 3)``. ``measurements`` and ``matrix`` are those of a
+    `CompressedScan`. ``metadata`` is what our writer adds: a JSON text.
 
     The option ``variable`` names the array otherwise: k-space if it is complex, an image if it is real.
     """
@@ -73,7 +75,7 @@ class NpzReader:
         length = int.from_bytes(head[26:28], "little")
         return head.startswith(b"PK\x03\x04") and head[30 : 30 + length].endswith(b".npy")
 
-    def read(self, path: Path, options: ReadOptions) -> Scan | Image:
+    def read(self, path: Path, options: ReadOptions) -> Scan | CompressedScan | Image:
         """Read the headers of the arrays, and those that belong to the k-space whole."""
         archive = Archive.open(path)
         names = {what: next((n for n in known if n in archive.arrays), None) for what, known in NAMES.items()}
@@ -84,6 +86,8 @@ class NpzReader:
             names |= {"kspace": options.variable if is_complex else None, "image": options.variable}
         elif {"samples", "mask", "shape"} <= archive.arrays.keys():
             return _packed_scan(archive)
+        elif {"measurements", "matrix"} <= archive.arrays.keys():
+            return _compressed(archive)
         if names["kspace"] is not None:
             return _scan(archive, names)
         if names["image"] is not None:
@@ -226,6 +230,21 @@ def _packed_scan(archive: Archive) -> Scan:
     fields = scan_fields(archive.text("metadata"), path)
     kspace = LazySlices((1, *shape), np.dtype(np.complex64), unpack, path)
     return Scan(kspace=kspace, mask=mask, source=Source("npz", path), **fields)
+
+
+def _compressed(archive: Archive) -> CompressedScan:
+    for name in ("measurements", "matrix"):
+        _check_numbers(archive.path, archive.arrays[name].dtype)
+    fields = compressed_fields(archive.text("metadata"), archive.path)
+    if not {"block", "size"} <= fields.keys():
+        raise FileFormatError(
+            "compressed measurements that do not tell their block and image",
+            file=archive.path,
+            expected="metadata with block (h, w) and size (y, x)",
+        )
+    matrix = archive.whole("matrix").astype(np.float32)
+    measurements = archive.slices("measurements")
+    return CompressedScan(measurements=measurements, matrix=matrix, source=Source("npz", archive.path), **fields)
 
 
 def _image(archive: Archive, name: str) -> Image:

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from recon.datasets.atomic import atomic_path
+from recon.datasets.compressed import CompressedScan
 from recon.datasets.scan import Image, Scan
 from recon.datasets.stamps import Stamps
 from recon.physics.errors import OptionError, OutputError
 from recon.physics.registry import Registry
 
-Data = Image | Scan | Stamps
+Data = Image | Scan | CompressedScan | Stamps
 """What can be written."""
 
 
@@ -25,7 +27,7 @@ class Writer(Protocol):
     endings: ClassVar[tuple[str, ...]]
     """Endings it answers to, the longest first (``(".nii.gz", ".nii")``)."""
     kinds: ClassVar[tuple[type, ...]]
-    """What it can write: `Image`, `Scan`, `Stamps`."""
+    """What it can write: `Image`, `Scan`, `CompressedScan`, `Stamps`."""
 
     def is_folder(self, data: Data) -> bool:  # noqa: ARG002
         """Tell whether ``data`` becomes a folder of files (a DICOM series of several slices)."""
@@ -50,7 +52,7 @@ def find_writer(path: Path, kind: type, format: str | None = None) -> Writer:  #
     """Return the writer for ``path`` by its ending (or by name); raises `OptionError` where there is none."""
     if format is not None:
         if kind not in writers[format].kinds:
-            raise OptionError(f"the format {format!r} does not hold a {kind.__name__.lower()}", file=path)
+            raise OptionError(f"the format {format!r} does not hold a {_called(kind)}", file=path)
         return writers[format]()
     known: list[str] = []
     for entry in writers.values():
@@ -59,7 +61,7 @@ def find_writer(path: Path, kind: type, format: str | None = None) -> Writer:  #
             if path.name.lower().endswith(entry.endings):
                 return entry()
     raise OptionError(
-        f"no {kind.__name__.lower()} can be written with this ending",
+        f"no {_called(kind)} can be written with this ending",
         file=path,
         found=path.suffix or "no ending",
         expected=f"one of {', '.join(known)}",
@@ -75,8 +77,9 @@ def save(
 ) -> Path:
     """Write an image, a scan or stamps in the format of the ending; the file is whole or absent.
 
-    ``.h5``, ``.npz``, ``.cfl`` take both, ``.mrd`` scans, ``.nii``, ``.nii.gz``, ``.dcm``, ``.png`` and
-    ``.fits`` images, ``.fits`` stamps. Several slices make a folder of numbered files for ``.dcm`` and ``.png``.
+    ``.h5``, ``.npz``, ``.cfl`` take images and scans, ``.npz`` compressed measurements too, ``.mrd`` scans, ``.nii``,
+    ``.nii.gz``, ``.dcm``, ``.png`` and ``.fits`` images, ``.fits`` stamps. Several slices make a folder of numbered
+    files for ``.dcm`` and ``.png``.
 
     Raises
     ------
@@ -93,6 +96,10 @@ def save(
     with atomic_path(path, overwrite=overwrite, folder=folder, companions=entry.companions(path)) as temporary:
         entry.write(data, temporary)
     return path
+
+
+def _called(kind: type) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.__name__).lower()
 
 
 def _check_replaceable(folder: Path) -> None:
