@@ -1,4 +1,4 @@
-"""Optimised proximal gradient descent on complex images."""
+"""Optimised proximal gradient descent on complex or real images."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Complex
+from jaxtyping import Num
 from torch import Tensor
 
-Image = Complex[Tensor, "b set *spatial"]
+Image = Num[Tensor, "b set *spatial"]
 
 
 def pogm(

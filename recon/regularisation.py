@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Complex
+from deepinv.physics import LinearPhysics
+from jaxtyping import Bool, Num
 from torch import Tensor
 
-from recon.physics import MultiCoilMRI, NonCartesianMRI
+from recon.physics import BlockCompressedSensing, MultiCoilMRI, NonCartesianMRI
 from recon.physics.errors import ShapeError
 from recon.physics.layout import last_axes, to_complex
 from recon.physics.linalg import max_eigenvalue
 
 _CORE = 8  # side of the centre of k-space that always stays: its few samples hold most of the energy
+_STRONG = 0.05  # share of the rows of a measurement matrix, those of most energy, that always stay
 
 CoilOperator = MultiCoilMRI | NonCartesianMRI
 
@@ -34,29 +36,35 @@ class Split:
     y, physics
         What is left, for the reconstruction.
     error
-        Mean squared error of an image ``(1, set, *spatial)`` at the samples left out.
+        Mean squared error of an image ``(1, set or channel, *spatial)`` at the samples left out.
     """
 
     y: Tensor
-    physics: CoilOperator
+    physics: LinearPhysics
     error: Callable[[Tensor], float]
 
 
 def leave_out(
-    y: Complex[Tensor, "1 coil *samples"], physics: CoilOperator, *, fraction: float = 0.08, seed: int = 0
+    y: Num[Tensor, "1 ..."], physics: LinearPhysics, *, fraction: float = 0.08, seed: int = 0
 ) -> Split | None:
-    """Leave out a random part of the samples; None where there are too few.
+    """Leave out a random part of the samples; None where there are too few, or nobody knows how.
+
+    Of block compressed sensing whole rows of the matrix are left out, the same of every block.
 
     Parameters
     ----------
     y, physics
         Measurements of one image and their operator.
     fraction
-        Part that is left out, apart from the very centre of k-space.
+        Part that is left out, apart from the very centre of k-space and the rows of most energy.
     seed
         Of the choice.
     """
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(physics, BlockCompressedSensing):
+        return _leave_out_rows(y, physics, fraction, generator)
+    if not isinstance(physics, CoilOperator):
+        return None
     if isinstance(physics, NonCartesianMRI):
         left = _some(physics.trajectory.abs().amax(1) >= _CORE / 2, fraction, generator)
         if left is None:
@@ -75,6 +83,22 @@ def leave_out(
     chosen = left.expand_as(y)
     measured = y[chosen]
     return Split(y, kept, lambda x: _mean_square(physics.expand(x)[chosen] - measured))
+
+
+def _leave_out_rows(
+    y: Tensor, physics: BlockCompressedSensing, fraction: float, generator: torch.Generator
+) -> Split | None:
+    weakest_first = y.square().mean((0, 1, 3, 4)).argsort()
+    candidates = torch.zeros(len(weakest_first), dtype=torch.bool, device=y.device)
+    candidates[weakest_first[: len(weakest_first) - math.ceil(_STRONG * len(weakest_first))]] = True
+    left = _some(candidates, fraction, generator)
+    if left is None:
+        return None
+    matrix = physics.matrix.detach()
+    kept = BlockCompressedSensing(matrix[~left], physics.img_size, physics.block)
+    probe = BlockCompressedSensing(matrix[left], physics.img_size, physics.block)
+    measured = y[:, :, left]
+    return Split(y[:, :, ~left], kept, lambda x: _mean_square(probe.A(x) - measured))
 
 
 def _some(candidates: Bool[Tensor, "*any"], fraction: float, generator: torch.Generator) -> Tensor | None:
@@ -128,28 +152,34 @@ def least_on_path(
     return start * ratio ** (best + offset)
 
 
-def largest_eigenvalue(physics: CoilOperator) -> float:
-    r"""Upper bound of the largest eigenvalue of :math:`A^H A`.
+def largest_eigenvalue(physics: LinearPhysics, like: Num[Tensor, "b ..."] | None = None) -> float:
+    r"""Upper bound of the largest eigenvalue of :math:`A^H A`; an operator without coils needs an image, ``like``.
 
-    For Cartesian sampling that of :math:`S^H S`, which masks and the orthonormal FFT do not enlarge, by its rows'
-    sums: 1 for maps of ESPIRiT, without a power iteration.
+    For block compressed sensing it is exact. For Cartesian sampling it is that of :math:`S^H S`, which masks and the
+    orthonormal FFT do not enlarge, by its rows' sums: 1 for maps of ESPIRiT, without a power iteration.
     """
     if isinstance(physics, MultiCoilMRI):
         maps = physics.coil_maps
         gram = torch.einsum("bsc...,btc...->bst...", maps.conj(), maps)
         return float(gram.abs().sum(2).max())
+    if isinstance(physics, BlockCompressedSensing):
+        return (1 + 1e-6) * physics.sqnorm
     generator = torch.Generator().manual_seed(0)
+    if not isinstance(physics, NonCartesianMRI):
+        assert like is not None
+        x0 = torch.randn(like[:1].shape, dtype=like.dtype, generator=generator).to(like.device)
+        return 1.02 * float(max_eigenvalue(physics.A_adjoint_A, x0, tol=1e-3).max())
     maps = physics.coil_maps
     x0 = torch.randn((1, physics.n_sets, *physics.spatial), dtype=maps.dtype, generator=generator).to(maps.device)
     return 1.02 * float(max_eigenvalue(physics.normal, x0, tol=1e-3).max())
 
 
-def single(
-    y: Complex[Tensor, "b coil *samples"], physics: CoilOperator, index: int
-) -> tuple[Complex[Tensor, "1 coil *samples"], CoilOperator]:
-    """One image's measurements and operator out of a batch."""
+def single(y: Num[Tensor, "b ..."], physics: LinearPhysics, index: int) -> tuple[Num[Tensor, "1 ..."], LinearPhysics]:
+    """One image's measurements and operator out of a batch; an operator without coils is that of all images."""
     if y.shape[0] == 1:
         return y, physics
+    if not isinstance(physics, CoilOperator):
+        return y[index : index + 1], physics
     maps = physics.coil_maps[index if physics.coil_maps.shape[0] > 1 else 0][None]
     if isinstance(physics, NonCartesianMRI):
         return y[index : index + 1], NonCartesianMRI(maps, physics.trajectory, density=physics.density)
@@ -157,13 +187,25 @@ def single(
     return y[index : index + 1], MultiCoilMRI(maps, mask, three_d=physics.three_d)
 
 
-def backprojection(y: Complex[Tensor, "b coil *samples"], physics: CoilOperator) -> Complex[Tensor, "b set *spatial"]:
-    """:math:`A^H y` as complex images, the axis of sets kept."""
-    return to_complex(physics.A_adjoint(y))
+def backprojection(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Num[Tensor, "b set *spatial"]:
+    """:math:`A^H y`: complex images with an axis of sets for MRI, real ones with channels for others."""
+    image = physics.A_adjoint(y)
+    return to_complex(image) if isinstance(physics, CoilOperator) else image
 
 
-def check_measurements(y: Complex[Tensor, "b coil *samples"], physics: CoilOperator) -> None:
-    """Raise `ShapeError` unless ``y`` has the coils, the samples and the batch of its operator."""
+def normal_of(physics: LinearPhysics) -> Callable[[Tensor], Tensor]:
+    """:math:`A^H A` of images as `backprojection` gives them."""
+    normal: Callable[[Tensor], Tensor] = physics.normal if isinstance(physics, CoilOperator) else physics.A_adjoint_A
+    return normal
+
+
+def check_measurements(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> None:
+    """Raise `ShapeError` unless ``y`` has the coils, the samples and the batch of its operator.
+
+    Operators without coils check what they are given themselves.
+    """
+    if not isinstance(physics, CoilOperator):
+        return
     maps = physics.coil_maps
     samples = physics.spatial if isinstance(physics, MultiCoilMRI) else (physics.trajectory.shape[0],)
     batches = {maps.shape[0], physics.mask.shape[0] if isinstance(physics, MultiCoilMRI) else 1} - {1}

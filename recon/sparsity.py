@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float, Num
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d
 
@@ -52,19 +52,19 @@ class SparseDetails:
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._low = last_axes(slice(0, n) for n in wavelets.low)
 
-    def __call__(self, x: Complex[Tensor, "b set *spatial"], gamma: float) -> Complex[Tensor, "b set *spatial"]:
-        """Apply the map."""
+    def __call__(self, x: Num[Tensor, "b set *spatial"], gamma: float) -> Num[Tensor, "b set *spatial"]:
+        """Apply the map to complex or real images."""
         d = len(self.wavelets.spatial)
         shift = None
         if self._generator is not None:
             shift = torch.randint(self._period, (d,), generator=self._generator).tolist()
-        parts = torch.view_as_real(x).movedim(-1, 0).contiguous()
-        c = self.wavelets.analysis(parts, shift)
+        c = self.wavelets.analysis(parts_of(x), shift)
         c = c * self._factor(c, self.strength * gamma)
-        return torch.complex(*self.wavelets.synthesis(c, shift))
+        parts = self.wavelets.synthesis(c, shift)
+        return torch.complex(*parts) if x.is_complex() else parts[0]
 
     def _factor(self, c: Float[Tensor, "part b set *spatial"], threshold: float) -> Float[Tensor, "b set *spatial"]:
-        power = c[0].square().addcmul(c[1], c[1])
+        power = c[0].square() if len(c) == 1 else c[0].square().addcmul(c[1], c[1])
         if self.reweighted:
             pool = _POOL[len(self.wavelets.spatial)]
             power = 0.5 * (power + pool(power, 3, stride=1, padding=1))
@@ -80,8 +80,13 @@ class SparseDetails:
         inside[self._low] = True
         return torch.where(inside, 1, factor)
 
-    def penalty(self, x: Complex[Tensor, "b set *spatial"]) -> Float[Tensor, "b"]:
+    def penalty(self, x: Num[Tensor, "b set *spatial"]) -> Float[Tensor, "b"]:
         r"""Sum of the magnitudes of the detail coefficients, without shift and without strength."""
-        c = self.wavelets.analysis(torch.view_as_real(x).movedim(-1, 0).contiguous())
+        c = self.wavelets.analysis(parts_of(x))
         magnitude = torch.linalg.vector_norm(c, dim=0)
         return magnitude.flatten(1).sum(1) - magnitude[self._low].flatten(1).sum(1)
+
+
+def parts_of(x: Num[Tensor, "*image"]) -> Float[Tensor, "part *image"]:
+    """Real and imaginary part of a complex image, one after the other; the only part of a real one."""
+    return torch.view_as_real(x).movedim(-1, 0).contiguous() if x.is_complex() else x[None].clone()

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from deepinv.physics import LinearPhysics
+from jaxtyping import Bool, Complex, Float, Num
 from torch import Tensor
 
 from recon.calibration import noise_level
@@ -33,6 +34,7 @@ from recon.regularisation import (
     largest_eigenvalue,
     least_on_path,
     leave_out,
+    normal_of,
     single,
 )
 
@@ -59,8 +61,8 @@ MakeProx = Callable[[Float[Tensor, "b 1 *spatial"]], Prox]
 
 
 def penalised(
-    y: Complex[Tensor, "b coil *samples"],
-    physics: CoilOperator,
+    y: Num[Tensor, "b ..."],
+    physics: LinearPhysics,
     make_prox: MakeProx,
     *,
     regularisation: float | None,
@@ -106,34 +108,35 @@ def penalised(
         images.append(x)
         end = f"_{index}" if index else ""
         details |= {f"regularisation{end}": relative, f"iterations{end}": float(iterations)}
-    return to_channels(torch.cat(images)), details
+    return _as_channels(torch.cat(images)), details
 
 
-def noise_weight(y: Complex[Tensor, "1 coil *samples"], physics: CoilOperator, sigma: float) -> float:
+def noise_weight(y: Num[Tensor, "1 ..."], physics: LinearPhysics, sigma: float) -> float:
     """Weight for a noise level, by the rule of the module, for data scaled to a zero-filled image of 1."""
     b = backprojection(y, physics)
     scale = image_scale(b)
     if scale == 0:
         return 0.0
     # b, in whose units the scale is, grows with the square of the operator, the noise of y seen in it only once.
-    noise = sigma * math.sqrt(largest_eigenvalue(physics)) / scale
+    noise = sigma * math.sqrt(largest_eigenvalue(physics, b)) / scale
     return _KAPPA * backprojected_noise(physics, sigma, b) / scale * (noise / _REFERENCE_NOISE) ** (1 / 3)
 
 
-def backprojected_noise(physics: CoilOperator, sigma: float, like: Complex[Tensor, "1 set *spatial"]) -> float:
-    r"""Find the standard deviation of the real part of :math:`A^H n` over the pixels that the coils see.
+def backprojected_noise(physics: LinearPhysics, sigma: float, like: Num[Tensor, "1 set *spatial"]) -> float:
+    r"""Find the standard deviation of the real part of :math:`A^H n` over the pixels that are seen.
 
     The trace of :math:`A^H A` is found by one random probe [Hutchinson 1989].
     """
     generator = torch.Generator().manual_seed(0)
-    signs = 2 * torch.randint(0, 2, (2, *like.shape), generator=generator).to(like.device, like.real.dtype) - 1
-    probe = torch.complex(signs[0], signs[1])
-    image = physics.normal(probe)
-    trace = float(torch.linalg.vecdot(probe.flatten(), image.flatten()).real) / 2
+    parts = 2 if like.is_complex() else 1
+    signs = 2 * torch.randint(0, 2, (parts, *like.shape), generator=generator).to(like.device, like.real.dtype) - 1
+    probe = torch.complex(signs[0], signs[1]) if like.is_complex() else signs[0]
+    image = normal_of(physics)(probe)
+    trace = float(torch.linalg.vecdot(probe.flatten(), image.flatten()).real) / parts
     return sigma * math.sqrt(max(trace, 0.0) / max(int((image != 0).sum()), 1))
 
 
-def _weight_by_hold_out(y: Tensor, physics: CoilOperator, make_prox: MakeProx) -> float:
+def _weight_by_hold_out(y: Tensor, physics: LinearPhysics, make_prox: MakeProx) -> float:
     split = leave_out(y, physics)
     if split is None:
         return _TYPICAL
@@ -146,16 +149,16 @@ def _weight_by_hold_out(y: Tensor, physics: CoilOperator, make_prox: MakeProx) -
 
 
 def _minimise(
-    y: Tensor, physics: CoilOperator, make_prox: MakeProx, relative: float, max_iter: int, tol: float
+    y: Tensor, physics: LinearPhysics, make_prox: MakeProx, relative: float, max_iter: int, tol: float
 ) -> tuple[Tensor, int]:
     """Minimise by FISTA [Beck, Teboulle 2009, eq. 4.1-4.3], the momentum dropped where it points uphill.
 
     The restart is that of O'Donoghue, Candès 2015. FISTA bears an inexact proximal map that gets more exact.
     """
-    b = backprojection(y, physics)
+    b, normal = backprojection(y, physics), normal_of(physics)
     tiny = torch.finfo(b.real.dtype).tiny
-    step = 1 / max(largest_eigenvalue(physics), tiny)
-    weight = step * relative * image_scale(b) * inner_pixels(physics.coil_maps).to(b.real.dtype)
+    step = 1 / max(largest_eigenvalue(physics, b), tiny)
+    weight = step * relative * image_scale(b) * _penalised_pixels(physics, b)
     prox = make_prox(weight)
     x = z = step * b
     t = 1.0
@@ -163,7 +166,8 @@ def _minimise(
         # Strong first: what is missing is filled from the large structures down to the small ones.
         prox.weight = weight * max(1.0, _FIRST / max(relative, tiny) * _FALL**iteration)
         previous = x
-        x = to_complex(prox(to_channels(z - step * (physics.normal(z) - b)).contiguous()))
+        x = prox(_as_channels(z - step * (normal(z) - b)).contiguous())
+        x = to_complex(x) if b.is_complex() else x
         change = x - previous
         if float(torch.linalg.vector_norm(change)) <= tol * float(torch.linalg.vector_norm(x)):
             break
@@ -171,6 +175,16 @@ def _minimise(
         t, last = (1.0, 1.0) if uphill else ((1 + math.sqrt(1 + 4 * t * t)) / 2, t)
         z = x + ((last - 1) / t) * change
     return x, prox.calls
+
+
+def _as_channels(x: Tensor) -> Tensor:
+    return to_channels(x) if x.is_complex() else x
+
+
+def _penalised_pixels(physics: LinearPhysics, b: Tensor) -> Tensor:
+    if isinstance(physics, CoilOperator):
+        return inner_pixels(physics.coil_maps).to(b.real.dtype)
+    return torch.ones_like(b[:, :1])
 
 
 def inner_pixels(maps: Complex[Tensor, "b set coil *spatial"]) -> Bool[Tensor, "b 1 *spatial"]:
@@ -186,13 +200,13 @@ def inner_pixels(maps: Complex[Tensor, "b set coil *spatial"]) -> Bool[Tensor, "
     return inner
 
 
-def image_scale(b: Complex[Tensor, "1 set *spatial"]) -> float:
+def image_scale(b: Num[Tensor, "1 set *spatial"]) -> float:
     """99.9th percentile of the zero-filled image."""
     magnitude = torch.linalg.vector_norm(b, dim=1).flatten()
     return float(magnitude.kthvalue(max(1, round(0.999 * magnitude.numel()))).values)
 
 
-def noise_levels(y: Complex[Tensor, "b coil *samples"], physics: CoilOperator) -> list[float] | None:
+def noise_levels(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> list[float] | None:
     """Noise level of each image of a batch: what the operator's noise model says, else what outer k-space says.
 
     None where neither says one above 0.

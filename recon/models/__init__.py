@@ -22,6 +22,16 @@ def takes_stamps(model: str | type[Reconstructor] | Reconstructor) -> bool:
     return bool(getattr(registry[model] if isinstance(model, str) else model, "stamps", False))
 
 
+def takes_compressed(model: str | type[Reconstructor] | Reconstructor) -> bool:
+    """Whether a model, by name, class or instance, takes block compressed sensing (`BlockCompressedSensing`).
+
+    Of the registered ones those with a true attribute ``compressed``; any model of a user's own.
+    """
+    entry = registry[model] if isinstance(model, str) else model
+    ours = (entry if isinstance(entry, type) else type(entry)) in registry.values()
+    return bool(getattr(entry, "compressed", not ours))
+
+
 class _CallableModule(ModuleType):
     """Lets ``recon.models`` be both the package of methods and the function that lists them."""
 

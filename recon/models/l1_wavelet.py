@@ -6,23 +6,25 @@ import math
 
 import torch
 from deepinv.models import Reconstructor
-from jaxtyping import Complex, Float
+from deepinv.physics import LinearPhysics
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from recon.models import registry
-from recon.physics import MultiCoilMRI, NonCartesianMRI
 from recon.physics.layout import last_axes, to_channels
 from recon.pogm import pogm
 from recon.regularisation import (
+    CoilOperator,
     Split,
     backprojection,
     check_measurements,
     largest_eigenvalue,
     least_on_path,
     leave_out,
+    normal_of,
     single,
 )
-from recon.sparsity import SparseDetails
+from recon.sparsity import SparseDetails, parts_of
 from recon.wavelets import Wavelets
 
 _SEARCH_ITERATIONS = 16  # a strength; each starts from the one before
@@ -34,9 +36,11 @@ class L1Wavelet(Reconstructor):
     r"""Compressed sensing with wavelets, :math:`\min_x \tfrac12 \|Ax - y\|^2 + \lambda \|\Psi x\|_1` [Lustig 2007].
 
     :math:`\Psi` are the detail coefficients of orthogonal Daubechies wavelets; each complex coefficient counts by its
-    magnitude, each set of coil maps by itself. POGM with restart, and with the wavelets shifted at random in each
-    iteration, which leaves no blocks [Figueiredo, Nowak 2003; as in BART]. By default the norm is reweighted: strong
-    coefficients, and those with strong neighbours, are shrunk less (see `recon.sparsity.SparseDetails`).
+    magnitude, each set of coil maps and each channel by itself. Takes MRI and any linear operator on real images.
+
+    POGM with restart, and with the wavelets shifted at random in each iteration, which leaves no blocks
+    [Figueiredo, Nowak 2003; as in BART]. By default the norm is reweighted: strong coefficients, and those with strong
+    neighbours, are shrunk less (see `recon.sparsity.SparseDetails`).
 
     Parameters
     ----------
@@ -55,6 +59,7 @@ class L1Wavelet(Reconstructor):
         Of shifts and left-out samples.
     """
 
+    compressed = True  # block compressed sensing too
     searches = True  # its strength, which takes most of the time: neighbouring slices may share it
 
     def __init__(
@@ -72,9 +77,7 @@ class L1Wavelet(Reconstructor):
         self.reweighted, self.cycle_spinning, self.seed = reweighted, cycle_spinning, seed
         self.details: dict[str, float] = {}
 
-    def forward(
-        self, y: Complex[Tensor, "b coil *samples"], physics: MultiCoilMRI | NonCartesianMRI
-    ) -> Float[Tensor, "b channel *spatial"]:
+    def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b channel *spatial"]:
         """Reconstruct; each image of a batch has its own strength.
 
         Parameters
@@ -91,11 +94,12 @@ class L1Wavelet(Reconstructor):
         """
         check_measurements(y, physics)
         self.details = {}
-        wavelets = Wavelets(physics.spatial, order=self.order, dtype=y.real.dtype, device=y.device)
+        first = backprojection(*single(y, physics, 0))
+        wavelets = Wavelets(first.shape[2:], order=self.order, dtype=y.real.dtype, device=y.device)
         images = []
         for index in range(y.shape[0]):
             y_i, physics_i = single(y, physics, index)
-            step = 1 / max(largest_eigenvalue(physics_i), torch.finfo(y.real.dtype).tiny)
+            step = 1 / max(largest_eigenvalue(physics_i, first), torch.finfo(y.real.dtype).tiny)
             strength, x0 = self.regularisation, None
             if strength is None:
                 with torch.no_grad():
@@ -103,6 +107,8 @@ class L1Wavelet(Reconstructor):
             self.details["regularisation" if index == 0 else f"regularisation_{index}"] = strength
             average = _AVERAGED if self.cycle_spinning else 1
             images.append(self._solve(y_i, physics_i, wavelets, strength, step, self.iterations, x0, average))
+        if not isinstance(physics, CoilOperator):
+            return torch.cat(images)
         # Where no coil sees anything the data say nothing, and wavelets fill in what leaks from beside.
         seen = (physics.coil_maps != 0).any(dim=2)
         return to_channels(torch.cat(images) * seen.reshape(-1, *images[0].shape[1:]))
@@ -110,7 +116,7 @@ class L1Wavelet(Reconstructor):
     def _solve(
         self,
         y: Tensor,
-        physics: MultiCoilMRI | NonCartesianMRI,
+        physics: LinearPhysics,
         wavelets: Wavelets,
         strength: float,
         step: float,
@@ -121,10 +127,10 @@ class L1Wavelet(Reconstructor):
         seed = self.seed if self.cycle_spinning else None
         prox = SparseDetails(wavelets, strength, reweighted=self.reweighted, seed=seed)
         b = backprojection(y, physics)
-        return pogm(physics.normal, b, prox, step, x0=x0, max_iter=iterations, average=average)
+        return pogm(normal_of(physics), b, prox, step, x0=x0, max_iter=iterations, average=average)
 
     def _chosen(
-        self, y: Tensor, physics: MultiCoilMRI | NonCartesianMRI, wavelets: Wavelets, step: float
+        self, y: Tensor, physics: LinearPhysics, wavelets: Wavelets, step: float
     ) -> tuple[float, Tensor | None]:
         """Strength of the least prediction error, and the solution nearest to it to start from."""
         b = backprojection(y, physics)
@@ -145,9 +151,9 @@ class L1Wavelet(Reconstructor):
         return least_on_path(error, start), nearest
 
 
-def _typical_detail(b: Complex[Tensor, "1 set *spatial"], wavelets: Wavelets) -> float:
+def _typical_detail(b: Num[Tensor, "1 set *spatial"], wavelets: Wavelets) -> float:
     """Estimate the spread of the finest detail coefficients' parts, robust against edges [Donoho 1995]."""
-    c = wavelets.analysis(torch.view_as_real(b).movedim(-1, 0).contiguous())
+    c = wavelets.analysis(parts_of(b))
     finest = c[last_axes(slice(n, None) for n in wavelets.sizes[min(1, wavelets.levels)])]
     magnitude = torch.linalg.vector_norm(finest, dim=0).flatten()
     magnitude = magnitude[magnitude > 0]

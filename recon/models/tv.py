@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from deepinv.models import Reconstructor
-from jaxtyping import Complex, Float
+from deepinv.physics import LinearPhysics
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from recon.models import registry
 from recon.proximal import TVProx
-from recon.regularisation import CoilOperator
 from recon.variational import penalised
 
 
@@ -30,15 +30,15 @@ class TotalVariation(Reconstructor):
         Stop after so many iterations, or once the image changes by less than ``tol`` of itself.
     """
 
+    compressed = True  # block compressed sensing too
+
     def __init__(self, regularisation: float | None = None, *, max_iter: int = 80, tol: float = 3e-4) -> None:
         super().__init__()
         self.regularisation, self.max_iter, self.tol = regularisation, max_iter, tol
         self.details: dict[str, float] = {}
 
     @torch.no_grad()
-    def forward(
-        self, y: Complex[Tensor, "b coil *samples"], physics: CoilOperator
-    ) -> Float[Tensor, "b channel *spatial"]:
+    def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b channel *spatial"]:
         """Reconstruct; each image of a batch has its own weight.
 
         Parameters

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from deepinv.models import Reconstructor
-from jaxtyping import Complex, Float
+from deepinv.physics import LinearPhysics
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from recon.models import registry
-from recon.physics import MultiCoilMRI, NonCartesianMRI
+from recon.physics import NonCartesianMRI
 from recon.physics.noncartesian import density_compensation
 from recon.regularisation import check_measurements
 
@@ -17,12 +18,12 @@ class ZeroFilled(Reconstructor):
     r"""Zero-filled image, combined by the coil maps: :math:`x = A^H y` [Roemer 1990].
 
     For full sampling this is the image of the best signal-to-noise ratio. Off the grid the samples are weighted by
-    their density first.
+    their density first. Of compressed measurements and other operators it is the adjoint too.
     """
 
-    def forward(
-        self, y: Complex[Tensor, "b coil *samples"], physics: MultiCoilMRI | NonCartesianMRI
-    ) -> Float[Tensor, "b channel *spatial"]:
+    compressed = True  # block compressed sensing too
+
+    def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b channel *spatial"]:
         """Reconstruct.
 
         Parameters
@@ -38,7 +39,7 @@ class ZeroFilled(Reconstructor):
             Measurements that do not fit the operator.
         """
         check_measurements(y, physics)
-        if isinstance(physics, MultiCoilMRI):
+        if not isinstance(physics, NonCartesianMRI):
             return physics.A_adjoint(y)
         density = physics.density
         if density is None:
