@@ -1,7 +1,8 @@
 """Trained weights on disk: ``NAME.safetensors`` and the card ``NAME.json`` beside it.
 
 The weights' file says by itself which model it is for: its metadata are ``{"format": "recon", "model": registered name,
-"arguments": JSON of the constructor's}``. It is never a pickle, so that opening one runs nothing.
+"arguments": JSON of the constructor's}``, and how quantised weights are packed (`recon.onebit.storage`). It is never a
+pickle, so that opening one runs nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ from recon import models
 from recon.cards import Card, read_card, shipped
 from recon.datasets.atomic import atomic_path
 from recon.models.learned import LearnedReconstructor
+from recon.onebit import storage
+from recon.onebit.count import count_links
 from recon.physics.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
@@ -65,11 +69,15 @@ def save_checkpoint(
     if path.suffix != ENDING:
         raise CheckpointError("weights are saved under another ending", file=path, expected=ENDING)
     name, arguments = registered_name(type(model)), constructor_arguments(model)
-    weights = {key: _stored(value, half) for key, value in distinct(model).items()}
+    plain, table = storage.packed(model, distinct(model))
+    weights = {key: _stored(value, half) for key, value in plain.items()}
     bad = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
     if bad is not None:
         raise CheckpointError(f"the weights {bad!r} are not finite" + (" in 16 bits" if half else ""), file=path)
     metadata = {"format": "recon", "model": name, "arguments": json.dumps(arguments)}
+    if table:
+        metadata[storage.KEY] = json.dumps(table)
+        card = replace(card, figures={**card.figures, "bits_per_link": count_links(model).per_link})
     with atomic_path(path, overwrite=overwrite, companions=(path.with_suffix(".json").name,)) as temporary:
         save_file(weights, temporary, metadata)
         card = card.completed(
@@ -94,7 +102,8 @@ def load_checkpoint(path: str | Path) -> tuple[LearnedReconstructor, Card | None
         No such file, another format, damaged, another sha256, an unknown model, arguments or weights that do not fit.
     """
     path = Path(path)
-    metadata, weights = _read(path)
+    metadata, stored = _read(path)
+    weights = storage.unpacked(stored, metadata, path)
     card = _card_of(path)
     model = _build(path, metadata)
     load_weights(model, weights, path)

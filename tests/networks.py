@@ -7,14 +7,20 @@ import torch
 from deepinv.physics import LinearPhysics
 from galaxies import observation
 
+from recon.datasets.random import as_generator
+from recon.datasets.sparse import bernoulli_gaussian, gaussian_projections, noise_of_snr
 from recon.models import registry, takes_stamps
 from recon.physics import MultiCoilMRI
+from recon.physics.matrix import MatrixOperator
 
 TINY = {
     "deepinv-varnet": {"cascades": 2, "depth": 3, "features": 8},
     "drunet-pnp": {"features": 4, "blocks": 1},
     "galaxy-admm": {"iterations": 2, "widths": (2, 3, 4), "blocks": 1},
+    "lista": {"measurements": 6, "unknowns": 8, "layers": 2},
     "modl": {"iterations": 2, "depth": 3, "features": 8},
+    "ram": {"widths": (4, 6), "blocks": 1},
+    "ram-light": {"widths": (16, 32), "blocks": (1, 1), "questions": (1,)},
     "recurrentvarnet": {"steps": 2, "hidden": 8, "layers": 2},
     "shapenet": {"width": 4, "growth": 3, "layers": (1, 2)},
     "tikhonet": {"width": 4, "growth": 3, "layers": (1, 2)},
@@ -51,7 +57,19 @@ def tiny(name: str, **arguments: object) -> torch.nn.Module:
 
 def problem_of(name: str) -> tuple[torch.Tensor, LinearPhysics]:
     """Measurements that a model takes."""
+    if name == "lista":
+        return sparse_problem(batch=2)
     return observation(2)[1:] if takes_stamps(name) else problem()
+
+
+def sparse_problem(
+    m: int = 6, n: int = 8, *, batch: int, rate: float = 0.2, snr: float = 30.0, seed: int = 0
+) -> tuple[torch.Tensor, MatrixOperator]:
+    """Noisy projections of sparse vectors."""
+    matrix = gaussian_projections(m, n, seed=seed)
+    physics = MatrixOperator(matrix)
+    y = physics.A(bernoulli_gaussian((batch, n), rate, seed=seed + 1))
+    return y + noise_of_snr(matrix, rate, snr) * torch.randn(y.shape, generator=as_generator(seed + 2)), physics
 
 
 def problem(

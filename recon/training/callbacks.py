@@ -96,7 +96,8 @@ class BestWeights(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the weights where they are the best so far."""
         value = float(trainer.callback_metrics.get(BEST, torch.tensor(float("-inf"))))
-        if not trainer.sanity_checking and value > self.best:
+        assert isinstance(pl_module, ReconstructionModule)
+        if not trainer.sanity_checking and pl_module.final_stage and value > self.best:
             self.best = value
             figures = {name: float(trainer.callback_metrics[f"val/{name}"]) for name in METRICS}
             self._write(trainer, pl_module, {"validation": figures, "steps": trainer.global_step})

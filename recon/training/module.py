@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from recon import metrics
 from recon.checkpoint import distinct, load_checkpoint, load_weights
 from recon.datasets.atomic import atomic_path
 from recon.models.learned import LearnedReconstructor
+from recon.onebit import Quantisation, drop_frozen_gradients, quantise, to_step
 from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
 from recon.training.losses import WeightedLoss
@@ -46,6 +47,8 @@ class ReconstructionModule(LightningModule):
         Highest learning rate of matrices, which are then trained by `recon.training.muon.Muon`; 0: Adam for all.
     schedule
         How it changes.
+    quantisation
+        Weights that are made of few levels, and from which step on (`recon.onebit`); None: no.
     channels_last
         Keep the weights in the memory format in which some convolutions are faster.
     compile
@@ -71,6 +74,7 @@ class ReconstructionModule(LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         matrix_lr: float = 0.0,
         schedule: Schedule = _PUBLISHED,
+        quantisation: Quantisation | None = None,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002 - what everybody calls it
     ) -> None:
@@ -84,6 +88,9 @@ class ReconstructionModule(LightningModule):
         self.network = build(self.name, self.arguments)
         if weights is not None:
             load_weights(self.network, distinct(load_checkpoint(weights)[0]), weights)
+        self.quantisation = quantisation
+        if quantisation is not None:
+            quantise(self.network, quantisation, active=quantisation.start == 0)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         own = self.network.own_losses if isinstance(self.network, LearnedReconstructor) else ()
@@ -96,6 +103,21 @@ class ReconstructionModule(LightningModule):
         if self._compile and stage == "fit":
             for part in _parts(self.network):
                 part.compile()
+
+    @property
+    def final_stage(self) -> bool:
+        """Whether the weights are what they shall be in the end, quantised where asked for."""
+        return self.quantisation is None or self.global_step > self.quantisation.start
+
+    def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:  # noqa: ARG002
+        """Bring quantised weights to the stage of this step."""
+        if self.quantisation is not None:
+            to_step(self.network, self.quantisation, self.global_step)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: ARG002
+        """Hold frozen weights."""
+        if self.quantisation is not None:
+            drop_frozen_gradients(self.network, self.quantisation, self.global_step)
 
     def forward(self, batch: TrainingBatch) -> Float[Tensor, "b channel y x"]:
         """Reconstruct a batch."""
@@ -137,8 +159,15 @@ class ReconstructionModule(LightningModule):
             if self.matrix_lr
             else torch.optim.Adam(self.parameters(), lr=self.lr, betas=self.betas)
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self) -> Callable[[int], float]:
+        """Return how the learning rate changes; what quantisation does to it is no state of a training to be stored."""
+        schedule, quantisation = self.schedule, self.quantisation
+        if quantisation is None:
+            return schedule
+        return lambda step: schedule(step) * (quantisation.rate if step >= quantisation.start else 1.0)
 
     def _reconstruct(self, batch: TrainingBatch) -> tuple[Float[Tensor, "b channel y x"], dict[str, Tensor]]:
         """Reconstruct a batch, and return what the network says of its own losses."""
