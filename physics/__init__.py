@@ -22,11 +22,19 @@ if TYPE_CHECKING:
     import torch
     from deepinv.physics import LinearPhysics
 
+    from recon.physics.blur import Blur, CircularBlur
     from recon.physics.compressed_sensing import BlockCompressedSensing
+    from recon.physics.ct import FanCT, ParallelCT
+    from recon.physics.demosaicing import Demosaicing
+    from recon.physics.denoising import Denoising
+    from recon.physics.functions import FunctionPhysics
+    from recon.physics.inpainting import Inpainting
     from recon.physics.mri import MultiCoilMRI
     from recon.physics.noncartesian import NonCartesianMRI
     from recon.physics.psf import PSFConvolution
+    from recon.physics.single_coil import SingleCoilMRI
     from recon.physics.sky_noise import SkyNoise
+    from recon.physics.superresolution import Resampling, SuperResolution
 
 
 class Operator(Protocol):
@@ -44,10 +52,21 @@ operators: Registry[Operator] = Registry("operator", package=__name__)
 # Imported at first use: they bring torch and deepinv along.
 _LAZY = {
     "BlockCompressedSensing": "recon.physics.compressed_sensing",
+    "Blur": "recon.physics.blur",
+    "CircularBlur": "recon.physics.blur",
+    "Demosaicing": "recon.physics.demosaicing",
+    "Denoising": "recon.physics.denoising",
+    "FanCT": "recon.physics.ct",
+    "FunctionPhysics": "recon.physics.functions",
+    "Inpainting": "recon.physics.inpainting",
     "MultiCoilMRI": "recon.physics.mri",
     "NonCartesianMRI": "recon.physics.noncartesian",
     "PSFConvolution": "recon.physics.psf",
+    "ParallelCT": "recon.physics.ct",
+    "Resampling": "recon.physics.superresolution",
+    "SingleCoilMRI": "recon.physics.single_coil",
     "SkyNoise": "recon.physics.sky_noise",
+    "SuperResolution": "recon.physics.superresolution",
 }
 
 
@@ -57,4 +76,22 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["BlockCompressedSensing", "MultiCoilMRI", "NonCartesianMRI", "PSFConvolution", "SkyNoise", "operators"]
+__all__ = [
+    "BlockCompressedSensing",
+    "Blur",
+    "CircularBlur",
+    "Demosaicing",
+    "Denoising",
+    "FanCT",
+    "FunctionPhysics",
+    "Inpainting",
+    "MultiCoilMRI",
+    "NonCartesianMRI",
+    "PSFConvolution",
+    "ParallelCT",
+    "Resampling",
+    "SingleCoilMRI",
+    "SkyNoise",
+    "SuperResolution",
+    "operators",
+]

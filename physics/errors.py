@@ -82,3 +82,7 @@ class PSFWarning(UserWarning):
 
 class MissingDependencyError(ReconError, ImportError):
     """An optional package that a format needs and that is not installed."""
+
+
+class OperatorError(ReconError, ValueError):
+    """An operator that is not linear, or whose adjoint is not its adjoint."""
