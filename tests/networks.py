@@ -21,6 +21,8 @@ TINY = {
     "modl": {"iterations": 2, "depth": 3, "features": 8},
     "ram": {"widths": (4, 6), "blocks": 1},
     "ram-light": {"widths": (16, 32), "blocks": (1, 1), "questions": (1,)},
+    "ram": {"widths": (4, 6), "blocks": 1},
+    "ram-light": {"widths": (16, 32), "blocks": (1, 1), "questions": (1,)},
     "recurrentvarnet": {"steps": 2, "hidden": 8, "layers": 2},
     "shapenet": {"width": 4, "growth": 3, "layers": (1, 2)},
     "tikhonet": {"width": 4, "growth": 3, "layers": (1, 2)},

@@ -1,0 +1,304 @@
+"""A light network for every linear operator, made for processors without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from weakref import WeakKeyDictionary
+
+import torch
+from deepinv.physics import DecomposablePhysics, Denoising, LinearPhysics
+from deepinv.physics.noise import ZeroNoise
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+from recon.models import registry
+from recon.models.conditioning import (
+    Level,
+    Measurements,
+    PaddedOperator,
+    as_map,
+    backprojected,
+    divided,
+    head_of,
+    margins,
+    noise_of,
+)
+from recon.models.learned import LearnedReconstructor
+from recon.physics.errors import DataError, OptionError
+from recon.physics.linalg import conjugate_gradient, max_eigenvalue
+
+_GROUP = 16  # channels that a 3 x 3 kernel sees: the fewest that fill the vector units of a processor
+_TYPICAL = 2.0  # peak of an image over its root mean square
+_UNKNOWN = 0.01  # noise level over the peak, where nobody tells it
+_LEAST = 1e-3  # noise level over the peak that is told from none
+_STRENGTH = 0.3  # of the proximal step, over the noise level
+_ITERATIONS = 8  # of conjugate gradients where the proximal step has no formula
+_POWER = {"max_iter": 20, "tol": 5e-3}  # of the iteration for an operator's norm
+
+
+@registry.register("ram-light")
+class RAMLight(LearnedReconstructor):
+    r"""A light model for every linear operator, after RAM [1]_: a bias-free U-Net that asks the operator on the way.
+
+    Like `recon.models.ram.RAM` it takes images of 1, 2 (complex) and 3 channels, Poisson-Gaussian noise, numbers or
+    maps. Unlike it, it takes operators and data of any scale, :math:`f(cy, cA) = f(y, A)` and
+    :math:`f(cy) = c f(y)` for noise that grows likewise; kernels see 16 channels and mix them by 1 x 1 convolutions
+    (several times faster on a processor, and in training more so, than dense or depthwise ones); and the operator is
+    asked at the two finest scales only, where it tells the gradient :math:`A^T(Ax - y)` at what the features stand for.
+
+    Parameters
+    ----------
+    channels
+        Numbers of channels that images may have; each has a head and a tail of its own.
+    widths
+        Features of each scale, multiples of 16.
+    blocks
+        Residual blocks of each scale, on the way down and on the way up.
+    questions
+        How often the operator is asked at each scale, on the way down and on the way up: at most once a block, and
+        nowhere but at the first scales.
+
+    References
+    ----------
+    .. [1] Terris et al., Reconstruct Anything Model: a lightweight foundation model for computational imaging,
+       arXiv 2503.08915.
+    """
+
+    compressed = True
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (1, 2, 3),
+        widths: Sequence[int] = (32, 64, 128, 256),
+        blocks: Sequence[int] = (2, 3, 4, 6),
+        questions: Sequence[int] = (2, 1),
+    ) -> None:
+        super().__init__()
+        fits = len(widths) == len(blocks) > len(questions) and min(*channels, *widths, *blocks) > 0
+        asked = [*questions, *[0] * (len(widths) - len(questions))]
+        if (
+            not fits
+            or any(w % _GROUP for w in widths)
+            or any(not 0 <= q <= b for q, b in zip(asked, blocks, strict=True))
+        ):
+            raise OptionError(
+                "no network",
+                found=f"channels {tuple(channels)}, widths {tuple(widths)}, blocks {tuple(blocks)}, "
+                f"questions {tuple(questions)}",
+                expected=f"a multiple of {_GROUP} and some blocks a scale, and at most one question a block",
+            )
+        self.channels = tuple(channels)
+        self.head = nn.ModuleList(nn.Conv2d(c + 2, widths[0], 3, padding=1, bias=False) for c in channels)
+        self.tail = nn.ModuleList(_faint(nn.Conv2d(widths[0], c, 3, padding=1, bias=False)) for c in channels)
+
+        def stage(scale: int) -> nn.ModuleList:
+            parts: list[nn.Module] = []
+            for number in range(blocks[scale]):
+                parts += [Question(widths[scale], channels, 2**scale)] if number < asked[scale] else []
+                parts += [Block(widths[scale])]
+            return nn.ModuleList(parts)
+
+        last = len(widths) - 1
+        pairs = list(pairwise(widths))
+        self.down, self.body = nn.ModuleList(stage(scale) for scale in range(last)), stage(last)
+        self.up = nn.ModuleList(stage(scale) for scale in range(last))
+        self.pool = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2, bias=False) for a, b in pairs)
+        self.unpool = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2, bias=False) for a, b in pairs)
+
+    def forward(
+        self, y: Measurements, physics: LinearPhysics | None = None, *, sigma: Level = None, gain: Level = None
+    ) -> Float[Tensor, "b c y x"]:
+        """Reconstruct; without an operator, denoise.
+
+        Parameters
+        ----------
+        y
+            Measurements.
+        physics
+            Their operator; where it has an attribute ``sqnorm``, that is believed to be its squared norm.
+        sigma, gain
+            Of the noise: a number, ``(b,)`` or a map ``(b, 1, y, x)``; by default those of the operator's noise model.
+
+        Raises
+        ------
+        OptionError
+            Neither an operator nor a noise level; a negative one.
+        ShapeError, DataError
+            Images with another number of channels, maps that do not fit, measurements that are not finite.
+        """
+        if physics is None:
+            if sigma is None and gain is None:
+                raise OptionError("to denoise, this network needs the noise level", cure="Give sigma, gain or physics")
+            physics = Denoising(noise_model=ZeroNoise())
+        sigma, gain = noise_of(physics, sigma, gain, y)
+        projected = backprojected(y, physics)
+        index = head_of(self.channels, projected.shape[1])
+        square = squared_norm(physics, projected)
+        padded = PaddedOperator(physics, margins(projected.shape[2:], 2 ** len(self.down), 2 ** len(self.down)))
+        projected = padded.pad(projected) / square
+        scale = _TYPICAL * projected.flatten(1).square().mean(1).sqrt().reshape(-1, 1, 1, 1)
+        unit = torch.where(scale > 0, scale, torch.ones_like(scale))
+        told = _levels(sigma, gain, unit, square, projected, padded)
+        problem = Problem(padded, square, projected / unit)
+        start = problem.start(divided(y, unit.flatten()), effective(told, problem.projected))
+        problem.know(start)
+
+        features = self.head[index](torch.cat((start, told), 1).contiguous(memory_format=torch.channels_last))
+        out = self.tail[index](self._unet(features, problem, index)).to(start.dtype)
+        return padded.crop(start + out) * scale
+
+    def _unet(self, x: Tensor, problem: Problem, index: int) -> Tensor:
+        def through(stage: nn.Module, x: Tensor) -> Tensor:
+            for part in stage.children():
+                x = part(x, problem, index) if isinstance(part, Question) else part(x)
+            return x
+
+        skips = []
+        for stage, pool in zip(self.down, self.pool, strict=True):
+            skips.append(through(stage, x))
+            x = pool(skips[-1])
+        x = through(self.body, x)
+        for stage, unpool in zip(reversed(self.up), reversed(self.unpool), strict=True):
+            x = through(stage, unpool(x) + skips.pop())
+        return x
+
+
+class Block(nn.Module):
+    """Residual block: each group of channels by its own 3 x 3 kernels, ReLU, then all channels mixed."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width // _GROUP, bias=False)
+        self.mix = nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b d y x"]) -> Float[Tensor, "b d y x"]:
+        """Return features of the same size."""
+        return self.mix(self.conv(x).relu_()).add_(x)
+
+
+class Question(nn.Module):
+    """Makes an image of the features, asks the operator for the gradient there, and adds both to the features."""
+
+    def __init__(self, width: int, channels: Sequence[int], factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.decode = nn.ModuleList(_faint(nn.Conv2d(width, c, 3, padding=1, bias=False)) for c in channels)
+        self.encode = nn.ModuleList(nn.Conv2d(2 * c, width, 3, padding=1, bias=False) for c in channels)
+
+    def forward(self, x: Float[Tensor, "b d y x"], problem: Problem, index: int) -> Float[Tensor, "b d y x"]:
+        """Return features of the same size."""
+        image = problem.coarse_start(self.factor) + self.decode[index](x)
+        told = torch.cat((image, problem.gradient(image, self.factor)), 1)
+        return self.encode[index](told.contiguous(memory_format=torch.channels_last)).add_(x)
+
+
+class Problem:
+    r"""What is asked: :math:`A^T A u - A^T y` for an operator of norm 1 and images of unit scale, at several scales.
+
+    Parameters
+    ----------
+    operator
+        A.
+    square
+        Its squared norm.
+    projected
+        :math:`A^T y` over it and over the unit of the images.
+    """
+
+    def __init__(self, operator: PaddedOperator, square: Tensor, projected: Float[Tensor, "b c y x"]) -> None:
+        self.operator, self.square, self.projected = operator, square, projected
+        self._start = projected
+
+    def start(self, y: Measurements, level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c y x"]:
+        r"""Minimise :math:`\gamma \|Au - y\|^2 + \|u - A^T y\|^2`: in closed form where there is one."""
+        gamma = _STRENGTH / level
+        if type(self.operator.physics).prox_l2 is not LinearPhysics.prox_l2:
+            return self.operator.prox(y, self.projected, gamma / self.square)
+
+        def normal(u: Tensor) -> Tensor:
+            return self.operator.normal(u) / self.square + u / gamma
+
+        with torch.autocast(self.projected.device.type, enabled=False):
+            right = self.projected * (1 + 1 / gamma)
+            return conjugate_gradient(normal, right, self.projected, max_iter=_ITERATIONS, tol=1e-3)
+
+    def know(self, start: Float[Tensor, "b c y x"]) -> None:
+        """Take an image for the first estimate."""
+        self._start = start
+
+    def coarse_start(self, factor: int) -> Float[Tensor, "b c y x"]:
+        """Return the first estimate on a grid so many times as coarse."""
+        return _coarse(self._start, factor)
+
+    def gradient(self, image: Float[Tensor, "b c y x"], factor: int) -> Float[Tensor, "b c y x"]:
+        """Return the gradient at an image whose pixels are so many times as large."""
+        image = image.to(self.projected.dtype)
+        fine = image if factor == 1 else interpolate(image, scale_factor=factor, mode="nearest")
+        return _coarse(self.operator.normal(fine) / self.square - self.projected, factor)
+
+
+def effective(told: Float[Tensor, "b 2 y x"], image: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 1 1 1"]:
+    """Root mean square of the noise: Gaussian, and that of the photons of an average pixel."""
+    sigma, gain = told.double().flatten(2).mean(2).unbind(1)
+    photons = gain * image.double().abs().flatten(1).mean(1)
+    return (sigma.square() + photons).sqrt().to(image.dtype).reshape(-1, 1, 1, 1)
+
+
+_KNOWN: WeakKeyDictionary[LinearPhysics, tuple[object, Tensor]] = WeakKeyDictionary()
+
+
+def squared_norm(physics: LinearPhysics, x: Float[Tensor, "b c y x"]) -> Float[Tensor, ""]:
+    """Return the largest eigenvalue of the normal operator, of all of a batch; found once as long as nothing changes.
+
+    Raises
+    ------
+    DataError
+        The operator maps everything to zero.
+    """
+    known = getattr(physics, "sqnorm", None)
+    if known is None and isinstance(physics, DecomposablePhysics):
+        values = torch.as_tensor(physics.mask).detach()
+        known = (values.to(x.dtype) if values.dtype == torch.bool else values.abs()).max() ** 2
+    if known is None:
+        state = tuple((id(b), -1 if b.is_inference() else b._version) for b in physics.buffers())  # noqa: SLF001
+        if physics not in _KNOWN or _KNOWN[physics][0] != (state, x.shape[1:]):
+            start = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+            with torch.autocast(x.device.type, enabled=False):
+                value = max_eigenvalue(physics.A_adjoint_A, start, **_POWER).max()
+            _KNOWN[physics] = (state, x.shape[1:]), value
+        known = _KNOWN[physics][1]
+    known = torch.as_tensor(known, dtype=x.dtype, device=x.device)
+    if not bool(known > 0):
+        raise DataError("an operator that measures nothing")
+    return known
+
+
+def _levels(
+    sigma: Level, gain: Level, unit: Tensor, square: Tensor, x: Tensor, padded: PaddedOperator
+) -> Float[Tensor, "b 2 y x"]:
+    """Make maps of both levels, for operators of norm 1 and images of unit scale; the margin has the least of each."""
+    cropped, maps = padded.crop(x), []
+    for value, unknown, least in ((sigma, _UNKNOWN, _LEAST), (gain, 0.0, 0.0)):
+        if value is None:
+            maps.append(torch.full_like(x[:, :1], unknown))
+            continue
+        level = (as_map(value, cropped) / (unit * square.sqrt())).clamp_min(least)
+        maps.append(
+            level.expand(len(x), 1, *x.shape[2:])
+            if level.shape[2:] == (1, 1)
+            else nn.functional.pad(level, (padded.margin[1], 0, padded.margin[0], 0), value=least)
+        )
+    return torch.cat(maps, 1)
+
+
+def _coarse(x: Float[Tensor, "b c y x"], factor: int) -> Float[Tensor, "b c yy xx"]:
+    return x if factor == 1 else avg_pool2d(x, factor)
+
+
+def _faint(conv: nn.Conv2d) -> nn.Conv2d:
+    """Start near zero, so that an untrained network gives about its first estimate."""
+    with torch.no_grad():
+        conv.weight.mul_(0.1)
+    return conv
