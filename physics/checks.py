@@ -17,6 +17,7 @@ def check_operator(
     physics: LinearPhysics,
     img_size: Sequence[int] | None = None,
     *,
+    batch: int = 1,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int = 0,
@@ -33,7 +34,7 @@ def check_operator(
         The operator.
     img_size
         (c, y, x); None: its own ``img_size``.
-    dtype, device
+    batch, dtype, device
         Of the random images.
     seed
         Of the random numbers.
@@ -51,7 +52,7 @@ def check_operator(
     if not isinstance(physics, LinearPhysics):
         raise OperatorError("an operator that is not linear", found=type(physics).__name__, expected="a LinearPhysics")
     generator = torch.Generator().manual_seed(seed)
-    x, z = (torch.randn(1, *size, dtype=dtype, generator=generator).to(device) for _ in range(2))
+    x, z = (torch.randn(batch, *size, dtype=dtype, generator=generator).to(device) for _ in range(2))
     tolerance = _TOLERANCE[dtype]
     with torch.no_grad():
         y, other = physics.A(x), physics.A(z)
