@@ -64,6 +64,24 @@ def hfen(image: Pixels, reference: Pixels, support: Support = None) -> float:
     return float(np.linalg.norm(_edges(x - ref)[inside]) / np.linalg.norm(_edges(ref)[inside]))
 
 
+def picture_figures(image: Pixels, reference: Pixels, white: float = 255.0) -> dict[str, float]:
+    """Return ``psnr`` (dB) and ``ssim`` as papers on compressed sensing of pictures have them.
+
+    The image is clipped to 0 to white, which is also the peak; the SSIM has windows of 7x7 [Wang 2004]. Of several
+    slices it is the mean.
+
+    Raises
+    ------
+    ShapeError, DataError
+        As `evaluate`.
+    """
+    x, ref, _ = _prepare(image, reference, None)
+    x = np.clip(x, 0, white)
+    similar = [structural_similarity(r, i, win_size=_WINDOW, data_range=white) for i, r in zip(x, ref, strict=True)]
+    errors = ((x - ref) ** 2).mean(axis=(1, 2))
+    return {"psnr": float(_decibel(errors, white).mean()), "ssim": float(np.mean(similar))}
+
+
 def vif(image: Pixels, reference: Pixels) -> float:
     """Visual information fidelity, pixel domain, four scales; mean over slices that show something.
 

@@ -16,8 +16,10 @@ from deepinv.physics import LinearPhysics
 from numpy import ndarray
 from torch import Tensor
 
-from recon.datasets import Image, Scan, Stamps
+from recon.compressed import reconstruct_compressed
+from recon.datasets import CompressedScan, Image, Scan, Stamps
 from recon.datasets import open as open_file
+from recon.datasets.readers import Opened
 from recon.galaxies.opening import Array, stamps_of
 from recon.galaxies.plan import REPLICAS, StampPlan, choose
 from recon.galaxies.plan import execute as execute_stamps
@@ -88,6 +90,17 @@ def reconstruct(
 ) -> Result: ...
 @overload
 def reconstruct(
+    data: CompressedScan,
+    *,
+    model: str | Reconstructor = ...,
+    slices: Sequence[int] | None = ...,
+    trust: Trust = ...,
+    seed: int = ...,
+    device: torch.device | str | None = ...,
+    progress: Progress | None = ...,
+) -> Result: ...
+@overload
+def reconstruct(
     data: str | Path,
     *,
     model: str | Reconstructor = ...,
@@ -99,7 +112,7 @@ def reconstruct(
 
 
 def reconstruct(
-    data: Array | Scan | Stamps | str | Path,
+    data: Array | Scan | CompressedScan | Stamps | str | Path,
     *,
     physics: LinearPhysics | None = None,
     model: str | Reconstructor = "auto",
@@ -119,13 +132,13 @@ def reconstruct(
     progress: Progress | None = None,
     spool: Path | None = None,
 ) -> Result | StampResult | Tensor:
-    """Reconstruct a scan, deblur galaxy stamps and measure them, or reconstruct tensors with their operator.
+    """Reconstruct scans, compressed measurements, or tensors with their operator; deblur and measure galaxy stamps.
 
     Parameters
     ----------
     data
-        A scan, stamps, the path of either, stamps as an array ``(n, y, x)`` or ``(y, x)`` with their ``psf``, or
-        measurements ``y`` that belong to ``physics``.
+        A scan, compressed measurements, stamps, the path of any of these; stamps as an array ``(n, y, x)`` or
+        ``(y, x)`` with their ``psf``; or measurements ``y`` that belong to ``physics``.
     physics
         The operator of the measurements; then the image comes back as a tensor, and the options below
         don't apply.
@@ -150,7 +163,7 @@ def reconstruct(
     slices
         Indices of the slices wanted; None: all.
     trust
-        How much is spent on hold-out error and noise map.
+        How much is spent on hold-out error and noise map; of compressed measurements on the former, in all slices.
     seed
         Seed of all random choices.
     device
@@ -183,12 +196,20 @@ def reconstruct(
         return _on_tensors(data, physics, model)
     if isinstance(data, str | Path) and not given:
         opened = open_file(data)
-        data = opened if isinstance(opened, Stamps) else only_scan(opened, data)
+        data = opened if isinstance(opened, Stamps | CompressedScan) else only_scan(opened, data)
     if isinstance(data, Scan):
         if given:
             raise OptionError(f"raw measurements have no {given[0]}", file=data.source.path)
         how = Preparation(coils=coils, whiten=whiten, map_sets=map_sets, device=device)
         return execute(Plan(data, model, how, slices, trust, seed), progress=progress, spool=spool)
+    if isinstance(data, CompressedScan):
+        for_kspace = [("coils", coils is None), ("whiten", whiten == "auto"), ("map_sets", map_sets is None)]
+        unfit = [*given, *(name for name, unused in [*for_kspace, ("spool", spool is None)] if not unused)]
+        if unfit:
+            raise OptionError(f"compressed measurements have no {unfit[0]}", file=data.source.path)
+        return reconstruct_compressed(
+            data, model, slices=slices, hold_out=trust.hold_out, seed=seed, device=device, progress=progress
+        )
     if not isinstance(data, Stamps | str | Path) and psf is None:
         raise OptionError(
             "measurements as a tensor need their operator", cure="Give physics=..., or for galaxy stamps psf=..."
@@ -217,14 +238,15 @@ def reconstruct(
     return deblurred
 
 
-def only_scan(opened: Scan | Image | Stamps, file: str | Path) -> Scan:
+def only_scan(opened: Opened, file: str | Path) -> Scan:
     """Return what was opened if it is raw k-space; else raise `DataError`."""
     if isinstance(opened, Scan):
         return opened
     if isinstance(opened, Image):
         cure = "Make measurements from it with `recon simulate`, or name the PSF of galaxy stamps with psf=... (--psf)"
         raise DataError("this file holds an image, not raw measurements", file=file, cure=cure)
-    raise DataError("this file holds galaxy stamps, not k-space", file=file)
+    what = "compressed measurements" if isinstance(opened, CompressedScan) else "galaxy stamps"
+    raise DataError(f"this file holds {what}, not k-space", file=file)
 
 
 def _on_tensors(y: Tensor, physics: LinearPhysics, model: str | Reconstructor) -> Tensor:

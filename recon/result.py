@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Result:
     ----------
     image
         ``(slice, channel, y, x)`` in the units of the measurements: 1 channel real, 2 complex, ``2 * set``
-        with several sets of coil maps.
+        with several sets of coil maps, 3 colour.
     uncertainty
         ``(slice, y, x)`` standard deviation of the magnitude through measurement noise; NaN in slices for
         which it was not computed.
@@ -45,6 +45,10 @@ class Result:
         Input and its sha256, model and options, versions, seed, seconds, memory, steps; JSON-serialisable.
     spacing, affine
         Voxel size (z, y, x) in mm and voxel-to-RAS matrix, where the input told them.
+    unit
+        Of the values, where the input told it.
+    levels
+        ``"uint8"`` or ``"uint16"``: a PNG file holds the values as such numbers, rounded, not in a window.
     """
 
     image: Float[Tensor, "slice channel y x"]
@@ -55,6 +59,8 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
     spacing: tuple[float, float, float] | None = None
     affine: Float[ndarray, "4 4"] | None = None
+    unit: str | None = None
+    levels: str | None = None
 
     @property
     def complex(self) -> Complex[Tensor, "slice y x"] | None:
@@ -82,20 +88,27 @@ class Result:
 
     def to_image(self) -> Image:
         """Return the image as `recon.datasets.Image`, with uncertainty, interval and maps beside it."""
-        pixels = self.complex
         maps: dict[str, ndarray] = {name: as_numpy(value) for name, value in self.maps.items()}
         for name in ("uncertainty", "interval"):
             if (values := getattr(self, name)) is not None:
                 maps[name] = as_numpy(values)
         path = self.provenance.get("input", {}).get("path")
         return Image(
-            pixels=as_numpy(self.magnitude if pixels is None else pixels),
+            pixels=as_numpy(self._pixels()),
             source=Source("recon", Path(path) if path else None),
             spacing=self.spacing,
             affine=self.affine,
+            unit=self.unit,
             maps=maps,
             header={"provenance": self.provenance, "metrics": self.metrics},
         )
+
+    def _pixels(self) -> Tensor:
+        """Return ``(slice, y, x)``, real with its sign or complex, or ``(slice, y, x, 3)``."""
+        channels = self.image.shape[1]
+        if channels in (1, 3):
+            return self.image[:, 0] if channels == 1 else self.image.movedim(1, -1)
+        return self.magnitude if self.complex is None else self.complex
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the image by the ending of ``path``: .h5, .cfl, .nii.gz, .dcm, .fits, .npz, .png.
@@ -107,7 +120,11 @@ class Result:
         OutputError
             The target exists and ``overwrite`` is false, or it cannot be written.
         """
-        return save(self.to_image(), path, overwrite=overwrite)
+        image = self.to_image()
+        if self.levels is not None and Path(path).suffix.lower() == ".png":
+            top = np.iinfo(self.levels).max
+            image = replace(image, pixels=np.round(np.asarray(image.pixels)).clip(0, top).astype(self.levels))
+        return save(image, path, overwrite=overwrite)
 
     def report(self, path: str | Path, *, overwrite: bool = False, others: Mapping[str, Result] | None = None) -> Path:
         """Write one self-contained HTML page; ``others`` (by name) stand beside this result.

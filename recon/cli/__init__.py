@@ -13,13 +13,14 @@ from recon import __version__
 from recon.physics.errors import ReconError
 
 VERBS = {
-    "demo": "reconstruct a built-in sample, or simulated galaxies, with every method; table, figures and report",
+    "demo": "reconstruct a built-in sample, galaxies or a compressed picture with every method; table, figures and report",
     "info": "say what files hold: kind, shape, coils, mask, acceleration, noise, what is missing",
     "reconstruct": "make images from raw measurements, deblurred stamps and their catalogue from galaxy stamps",
-    "simulate": "make raw measurements from an image or volume, or galaxy stamps",
+    "simulate": "make raw or compressed measurements from an image or volume, or galaxy stamps",
     "evaluate": "compare a result with a reference",
     "models": "list the methods, or describe one",
     "train": "train a network as a configuration says",
+    "finetune": "adapt a trained network to a new scanner by its measurements alone",
     "import-weights": "convert trained weights of DIRECT, fastMRI or deepinv",
 }
 

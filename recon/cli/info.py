@@ -13,7 +13,8 @@ from recon.physics.errors import ReconError
 _FIRST = 1000  # objects that are looked at
 
 if TYPE_CHECKING:
-    from recon.datasets import Image, Scan, Stamps
+    from recon.datasets import CompressedScan, Image, Scan, Stamps
+    from recon.datasets.readers import Opened
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +51,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(opened: Scan | Image | Stamps, path: Path) -> dict[str, Any]:
+def describe(opened: Opened, path: Path) -> dict[str, Any]:
     """Return what a file holds, JSON-serialisable; what it does not say is None."""
-    from recon.datasets import Image, Stamps
+    from recon.datasets import CompressedScan, Image, Stamps
 
     facts: dict[str, Any] = {"file": str(path), "format": opened.source.format}
     if isinstance(opened, Stamps):
         return facts | _stamps(opened)
+    if isinstance(opened, CompressedScan):
+        return facts | _compressed(opened)
     if isinstance(opened, Image):
         facts |= {"kind": "image", "shape": list(opened.pixels.shape), "unit": opened.unit}
         return facts | _geometry(opened) | {"notes": list(opened.notes)}
@@ -108,7 +111,26 @@ def _stamps(stamps: Stamps) -> dict[str, Any]:
     return facts | {"not in the file": ", ".join(missing) or "nothing", "notes": list(stamps.notes)}
 
 
-def _geometry(opened: Scan | Image) -> dict[str, Any]:
+def _compressed(scan: CompressedScan) -> dict[str, Any]:
+    m, n = scan.matrix.shape
+    return {
+        "kind": "compressed measurements",
+        "shape": list(scan.measurements.shape),
+        "axes": "slice, channel, measurement, rows, columns of blocks",
+        "slices": scan.n_slices,
+        "image (y, x)": list(scan.size),
+        "colour": scan.colour or "grey",
+        "block (y, x)": list(scan.block),
+        "matrix": f"{m} x {n}, rows {'' if scan.orthonormal else 'not '}orthonormal",
+        "ratio": round(scan.ratio, 5),
+        "noise level": scan.sigma,
+        "white": scan.peak,
+        "unit": scan.unit,
+        "notes": list(scan.notes),
+    } | _geometry(scan)
+
+
+def _geometry(opened: Scan | Image | CompressedScan) -> dict[str, Any]:
     return {
         "spacing (z, y, x) mm": None if opened.spacing is None else [round(value, 4) for value in opened.spacing],
         "orientation": None if opened.affine is None else opened.affine.round(4).tolist(),

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
+    from recon.datasets import CompressedScan
     from recon.result import Result
     from recon.slices import Trust
 
 _FOR_SCANS = {"report": False, "slices": None, "coils": None, "whiten": "auto", "maps": None, "trust": "3"}
+_NOT_FOR_COMPRESSED = {"coils": None, "whiten": "auto", "maps": None, "jobs": 1}
 _SHOWN = ("hold_out_error", "data_residual", "psnr", "ssim")
 
 
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variable", help="name of the array in a file of named arrays")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument("--resume", action="store_true", help="leave outputs that exist as they are")
-    scans = parser.add_argument_group("k-space")
+    scans = parser.add_argument_group("k-space and compressed measurements")
     scans.add_argument(
         "--ending", default=".h5", help="kind of output in a folder: .h5 .nii.gz .dcm .fits .npz .png .cfl"
     )
@@ -125,9 +127,8 @@ def _one_file(
     pool: ProcessPoolExecutor | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    from recon.datasets import Image, Stamps
+    from recon.datasets import CompressedScan, Stamps
     from recon.datasets.atomic import check_target
-    from recon.datasets.writers import find_writer
     from recon.parallel import Job, fill_spool
     from recon.pipeline import execute, only_scan
     from recon.prepare import Preparation
@@ -137,12 +138,14 @@ def _one_file(
     if isinstance(opened, Stamps):
         _check_unused(args, _FOR_SCANS, "galaxy stamps", path)
         return reconstruct_stamps.one_file(path, opened, target, args, pool, progress)
+    if isinstance(opened, CompressedScan):
+        _check_unused(args, _NOT_FOR_COMPRESSED | reconstruct_stamps.OPTIONS, "compressed measurements", path)
+        return _compressed(path, opened, target, args, progress)
     _check_unused(args, reconstruct_stamps.OPTIONS, "k-space", path)
     scan = only_scan(opened, path)
     if args.resume and target.exists():
         return {"file": str(path), "output": str(target), "note": "there already"}
-    ending = next(e for e in find_writer(target, Image).endings if target.name.lower().endswith(e))
-    report = target.with_name(target.name[: -len(ending)] + ".html")
+    report = _report_of(target)
     for output in (target, report) if args.report else (target,):
         check_target(output, overwrite=args.overwrite)
     job = Job(
@@ -173,6 +176,37 @@ def _one_file(
     return _row(path, target, result, time.perf_counter() - start)
 
 
+def _compressed(
+    path: Path,
+    scan: CompressedScan,
+    target: Path,
+    args: argparse.Namespace,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    from recon.compressed import reconstruct_compressed
+    from recon.datasets.atomic import check_target
+
+    start = time.perf_counter()
+    if args.resume and target.exists():
+        return {"file": str(path), "output": str(target), "note": "there already"}
+    report = _report_of(target)
+    for output in (target, report) if args.report else (target,):
+        check_target(output, overwrite=args.overwrite)
+    result = reconstruct_compressed(
+        scan,
+        args.model,
+        slices=args.slices,
+        hold_out=_trust(args.trust).hold_out,
+        seed=args.seed,
+        device=args.device,
+        progress=progress,
+    )
+    result.save(target, overwrite=args.overwrite)
+    if args.report:
+        result.report(report, overwrite=args.overwrite)
+    return _row(path, target, result, time.perf_counter() - start)
+
+
 def _check_unused(args: argparse.Namespace, defaults: Mapping[str, object], what: str, path: Path) -> None:
     """Refuse options that would do nothing."""
     for name, default in defaults.items():
@@ -190,6 +224,14 @@ def _trust(text: str) -> Trust:
     if text.isdecimal():
         return Trust(slices=int(text)) if int(text) else BASIC
     raise OptionError("--trust takes a number, all or none", found=text)
+
+
+def _report_of(target: Path) -> Path:
+    from recon.datasets import Image
+    from recon.datasets.writers import find_writer
+
+    ending = next(e for e in find_writer(target, Image).endings if target.name.lower().endswith(e))
+    return target.with_name(target.name[: -len(ending)] + ".html")
 
 
 def _row(path: Path, target: Path, result: Result, seconds: float) -> dict[str, Any]:

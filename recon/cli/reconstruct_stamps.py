@@ -14,8 +14,8 @@ from recon.physics.errors import OptionError, OutputError, ReconError
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
 
-    from recon.datasets import Image, Scan, Stamps
-    from recon.datasets.readers import ReadOptions
+    from recon.datasets import Stamps
+    from recon.datasets.readers import Opened, ReadOptions
     from recon.galaxies.result import StampResult
 
 OPTIONS: dict[str, object] = dict.fromkeys(
@@ -43,7 +43,7 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def open_input(path: Path, args: argparse.Namespace) -> Scan | Image | Stamps:
+def open_input(path: Path, args: argparse.Namespace) -> Opened:
     """Open an input with what the options say belongs to it."""
     from dataclasses import asdict
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 from recon.physics.registry import Registry
 
 if TYPE_CHECKING:
     from deepinv.models import Reconstructor
+    from deepinv.physics import LinearPhysics
 
 registry: Registry[type[Reconstructor]] = Registry("model", package=__name__)
 
@@ -22,14 +23,17 @@ def takes_stamps(model: str | type[Reconstructor] | Reconstructor) -> bool:
     return bool(getattr(registry[model] if isinstance(model, str) else model, "stamps", False))
 
 
-def takes_compressed(model: str | type[Reconstructor] | Reconstructor) -> bool:
-    """Whether a model, by name, class or instance, takes block compressed sensing (`BlockCompressedSensing`).
+def takes(model: str | type[Reconstructor] | Reconstructor, operator: type[LinearPhysics]) -> bool:
+    """Whether a model, by name, class or instance, is for a kind of operators: ``forward`` says so by its annotation.
 
-    Of the registered ones those with a true attribute ``compressed``; any model of a user's own.
+    Of one that says nothing, a user's own, it is assumed.
     """
     entry = registry[model] if isinstance(model, str) else model
-    ours = (entry if isinstance(entry, type) else type(entry)) in registry.values()
-    return bool(getattr(entry, "compressed", not ours))
+    try:
+        hint = get_type_hints((entry if isinstance(entry, type) else type(entry)).forward).get("physics", object)
+        return issubclass(operator, hint)
+    except (NameError, TypeError):  # a name for type checkers alone, or no class
+        return True
 
 
 class _CallableModule(ModuleType):

@@ -59,7 +59,6 @@ class L1Wavelet(Reconstructor):
         Of shifts and left-out samples.
     """
 
-    compressed = True  # block compressed sensing too
     searches = True  # its strength, which takes most of the time: neighbouring slices may share it
 
     def __init__(

@@ -19,8 +19,6 @@ class MinimumNorm(Reconstructor):
     matrix are orthonormal and the blocks are whole; by conjugate gradients for other operators.
     """
 
-    compressed = True  # block compressed sensing too
-
     def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b channel *spatial"]:
         """Reconstruct.
 

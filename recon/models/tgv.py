@@ -32,8 +32,6 @@ class TotalGeneralisedVariation(Reconstructor):
         Stop after so many iterations, or once the image changes by less than ``tol`` of itself.
     """
 
-    compressed = True  # block compressed sensing too
-
     def __init__(self, regularisation: float | None = None, *, max_iter: int = 80, tol: float = 3e-4) -> None:
         super().__init__()
         self.regularisation, self.max_iter, self.tol = regularisation, max_iter, tol

@@ -21,8 +21,6 @@ class ZeroFilled(Reconstructor):
     their density first. Of compressed measurements and other operators it is the adjoint too.
     """
 
-    compressed = True  # block compressed sensing too
-
     def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b channel *spatial"]:
         """Reconstruct.
 

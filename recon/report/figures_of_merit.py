@@ -72,6 +72,11 @@ MERITS: dict[str, Merit] = {
         write=_fixed(2),
         limit=RESIDUAL_LIMIT,
     ),
+    "misfit": Merit(
+        "Misfit",
+        "Distance of the image from the measurements over their norm; of noise-free ones it should be near 0.",
+        write=_fixed(4),
+    ),
     "psnr": Merit("PSNR", "Peak of the reference over the root mean square error, in dB.", "high", _fixed(2, " dB")),
     "ssim": Merit("SSIM", "Likeness of local structure to the reference; 1 is identical.", "high", _fixed(4)),
     "nmse": Merit("NMSE", "Squared error over the squared norm of the reference.", "low", _fixed(5)),

@@ -15,7 +15,7 @@ from recon.report.markup import Markup, element
 from recon.report.panels import Content, Panel, Tile
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-_ROWS = ("hold_out_error", "data_residual", "psnr", "ssim", "nmse", "hfen")  # the order of the table
+_ROWS = ("hold_out_error", "data_residual", "misfit", "psnr", "ssim", "nmse", "hfen")  # the order of the table
 
 
 def page(content: Content, title: str) -> str:
