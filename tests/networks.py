@@ -27,6 +27,9 @@ TINY = {
     "shapenet": {"width": 4, "growth": 3, "layers": (1, 2)},
     "tikhonet": {"width": 4, "growth": 3, "layers": (1, 2)},
     "unem": {"iterations": 2},
+    "unfolded-fista": {"iterations": 3},
+    "unfolded-iht": {"iterations": 3},
+    "unfolded-ista": {"iterations": 3, "learn_thresholds": True},
     "unet": {"features": 8, "pools": 2},
     "varnet": {"cascades": 2, "features": 8, "pools": 2},
 }
