@@ -14,15 +14,18 @@ from recon.physics import MultiCoilMRI
 from recon.physics.matrix import MatrixOperator
 
 TINY = {
+    "coast": {"phases": 2, "features": 8},
     "deepinv-varnet": {"cascades": 2, "depth": 3, "features": 8},
     "drunet-pnp": {"features": 4, "blocks": 1},
     "galaxy-admm": {"iterations": 2, "widths": (2, 3, 4), "blocks": 1},
     "lista": {"measurements": 6, "unknowns": 8, "layers": 2},
+    "ista-net": {"phases": 2, "features": 8},
+    "ista-net-plus": {"phases": 2, "features": 8},
     "modl": {"iterations": 2, "depth": 3, "features": 8},
     "ram": {"widths": (4, 6), "blocks": 1},
     "ram-light": {"widths": (16, 32), "blocks": (1, 1), "questions": (1,)},
-    "ram": {"widths": (4, 6), "blocks": 1},
-    "ram-light": {"widths": (16, 32), "blocks": (1, 1), "questions": (1,)},
+    "recursive-coast": {"phases": 2, "recursions": 2, "features": 8},
+    "recursive-ista-net-plus": {"phases": 2, "recursions": 2, "features": 8},
     "recurrentvarnet": {"steps": 2, "hidden": 8, "layers": 2},
     "shapenet": {"width": 4, "growth": 3, "layers": (1, 2)},
     "tikhonet": {"width": 4, "growth": 3, "layers": (1, 2)},

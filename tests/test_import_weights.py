@@ -117,7 +117,7 @@ def test_sizes_are_read_off_the_weights(tmp_path: Path) -> None:
     arguments = {name: imported(tmp_path, foreign(name), name).arguments for name in NETWORKS}
     assert arguments["unet"] == {"features": 4, "pools": 2, "magnitude": True}
     expected = {"cascades": 2, "features": 4, "pools": 2, "estimate_maps": True, "map_features": 4, "map_pools": 2}
-    assert arguments["varnet"] == {**expected, "output": "rss"}
+    assert arguments["varnet"] == {**expected, "recursions": 1, "output": "rss"}
     recurrent = arguments["recurrentvarnet"]
     assert (recurrent["steps"], recurrent["hidden"], recurrent["layers"]) == (2, 4, 2)
     assert (recurrent["initialiser"], recurrent["initialiser_scales"]) == ("kspace-corner", 3)

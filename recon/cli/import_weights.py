@@ -14,7 +14,9 @@ from recon.cli.common import ERR, OUT, add_json, print_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     add_json(parser)
-    parser.add_argument("file", type=Path, metavar="FILE", help="of DIRECT, fastMRI, deepinv, Galaxy-Deconv: .pt ...")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="of DIRECT, fastMRI, deepinv, Galaxy-Deconv, ISTA-Net ...: .pt"
+    )
     parser.add_argument(
         "--model",
         required=True,
@@ -29,6 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="an argument of the model that the weights do not tell, such as initialiser=kspace",
     )
+    parser.add_argument(
+        "--with",
+        dest="beside",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.mat",
+        help="matrices that belong to the weights: ISTA-Net's Initialization_Matrix_*.mat, or phi_*.mat with blocks",
+    )
     parser.add_argument("--licence", default="", help="of the weights, for the card")
     parser.add_argument("--half", action="store_true", help="store 16 bits a number")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
@@ -40,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
     from recon.checkpoint import save_checkpoint, sha256
     from recon.foreign.reading import import_weights
 
-    model, notes = import_weights(args.file, args.model, dict(args.set))
+    model, notes = import_weights(args.file, args.model, dict(args.set), args.beside)
     words = ["recon", "import-weights", str(args.file), "--model", args.model, "--out", str(args.out)]
+    words += [word for file in args.beside for word in ("--with", str(file))]
     words += [word for name, value in args.set for word in ("--set", f"{name}={value}")]
     card = Card(
         summary=f"converted from {args.file.name}, sha256 {sha256(args.file)[:12]}...",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from recon import models
 from recon.checkpoint import ENDING, load_weights
@@ -45,8 +47,36 @@ def read_foreign(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def read_matrices(path: Path) -> dict[str, Tensor]:
+    """Return the real matrices of a MATLAB file, by their names.
+
+    Raises
+    ------
+    CheckpointError
+        No such file, damaged, or without any.
+    """
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise CheckpointError("there is no such file of matrices", file=path)
+    try:
+        content = loadmat(path)
+    except (OSError, ValueError, TypeError, LookupError, NotImplementedError, EOFError, zlib.error) as error:
+        raise CheckpointError(
+            f"the matrices cannot be read: {_reason(error)}", file=path, expected="a MATLAB file of version 5"
+        ) from error
+    found = {
+        name: torch.from_numpy(value.astype("float32"))
+        for name, value in content.items()
+        if getattr(value, "ndim", 0) == 2 and value.dtype.kind in "fiu"
+    }
+    if not found:
+        raise CheckpointError("the file holds no matrices", file=path)
+    return found
+
+
 def import_weights(
-    path: Path, model: str, overrides: Mapping[str, Any] | None = None
+    path: Path, model: str, overrides: Mapping[str, Any] | None = None, beside: Sequence[Path] = ()
 ) -> tuple[LearnedReconstructor, tuple[str, ...]]:
     """Build our model with the weights of a foreign file.
 
@@ -58,6 +88,8 @@ def import_weights(
         Name of our model.
     overrides
         Constructor arguments that the weights do not tell.
+    beside
+        MATLAB files that belong to the weights: their variables go to the importer with the weights.
 
     Returns
     -------
@@ -73,6 +105,8 @@ def import_weights(
     """
     converter = converters[model]
     content = read_foreign(path)
+    if beside:
+        content = {**content, **{name: value for file in beside for name, value in read_matrices(file).items()}}
     try:
         foreign = converter(content)
     except CheckpointError as error:

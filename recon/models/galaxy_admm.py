@@ -14,6 +14,7 @@ from recon.models.convolution import Denoise, Grid
 from recon.models.galaxy_deconv import PSF_SUM, mean_level, published_three, published_two, unpadded
 from recon.models.learned import LearnedReconstructor
 from recon.models.penalties import PenaltyNet
+from recon.models.recursion import Recursion
 from recon.models.resunet import ResUNet
 from recon.models.stamps import (
     Stamps,
@@ -54,6 +55,9 @@ class GalaxyADMM(LearnedReconstructor):
         physics' `SkyNoise`, else of a sky as bright as the noise level says in units of photons.
     share_denoiser
         False: each iteration has its own.
+    recursions
+        Most times that each iteration is done in a row, with the same denoiser and penalties [2]_: all of them, but in
+        training a number that is drawn. 1 as published.
     subnet
         False: the penalties are learned numbers, the same for all stamps.
     as_published
@@ -65,6 +69,7 @@ class GalaxyADMM(LearnedReconstructor):
     ----------
     .. [1] Li, Alexander, Galaxy image deconvolution for weak gravitational lensing with unrolled plug-and-play ADMM,
        MNRAS Letters 522, 2023.
+    .. [2] Alhejaili et al., Recursions Are All You Need: Towards Efficient Deep Unfolding Networks, arXiv 2305.05505.
     """
 
     stamps = True  # what it is for; models without it take k-space
@@ -78,6 +83,7 @@ class GalaxyADMM(LearnedReconstructor):
         split: int = 2,
         likelihood: str = "gaussian",
         share_denoiser: bool = True,
+        recursions: int = 1,
         subnet: bool = True,
         as_published: bool = False,
         legacy_swap: bool = False,
@@ -95,6 +101,9 @@ class GalaxyADMM(LearnedReconstructor):
             raise OptionError(
                 "swapped penalties belong to published weights of the split in 3", cure="Set as_published and split 3"
             )
+        if as_published and recursions != 1:
+            raise OptionError("published weights have no recursions", found=recursions, expected=1)
+        self.recursion = Recursion(iterations, recursions)
         self.iterations, self.split, self.likelihood = iterations, split, likelihood
         self.as_published, self.legacy_swap = as_published, legacy_swap
         count = iterations * (split - 1)
@@ -104,7 +113,9 @@ class GalaxyADMM(LearnedReconstructor):
             self.log_rho = nn.Parameter(torch.zeros(count))
         self.denoisers = nn.ModuleList(ResUNet(widths, blocks) for _ in range(1 if share_denoiser else iterations))
 
-    def forward(self, y: Float[Tensor, "b 1 y x"], physics: PSFConvolution) -> Float[Tensor, "b 1 y x"]:
+    def forward(
+        self, y: Float[Tensor, "b 1 y x"], physics: PSFConvolution, recursions: Sequence[int] | None = None
+    ) -> Float[Tensor, "b 1 y x"]:
         """Deconvolve.
 
         Parameters
@@ -113,11 +124,13 @@ class GalaxyADMM(LearnedReconstructor):
             Stamps, of any unit, the sky taken off.
         physics
             Their PSFs, and where known their noise and weights (see `recon.models.stamps.noise_levels`).
+        recursions
+            How often each iteration is done; None: drawn in training, else as often as it may be.
 
         Raises
         ------
         OptionError
-            Other physics.
+            Other physics, recursions that do not fit the iterations.
         ShapeError, DataError
             Stamps that do not fit them; pixels that are not finite and not masked.
         """
@@ -131,11 +144,12 @@ class GalaxyADMM(LearnedReconstructor):
         start = filled(y, grid, seen)
         alpha = scale(start, grid, sigma)
         level = (sigma / alpha[:, 0, 0, 0]).clamp_min(_LEAST_LEVEL).log()
-        rho = self._rho(physics, level)
+        order = [turn.block for turn in self.recursion.turns(recursions)]
+        rho = [penalty[:, order] for penalty in self._rho(physics, level).chunk(self.split - 1, 1)]
         if self.split == 2:
-            x = two_variables(start / alpha, grid, rho, self._denoise(), seen)
+            x = two_variables(start / alpha, grid, rho[0], self._denoise(order), seen)
         else:
-            x = self._three(y / alpha, start / alpha, physics, grid, alpha, sigma, rho)
+            x = self._three(y / alpha, start / alpha, physics, grid, alpha, sigma, rho, order)
         return with_flux_of(y, alpha * x, grid, sigma, seen)
 
     def _three(
@@ -146,7 +160,8 @@ class GalaxyADMM(LearnedReconstructor):
         grid: Grid,
         alpha: Float[Tensor, "b 1 1 1"],
         sigma: Float[Tensor, " b"],
-        rho: Float[Tensor, "b n"],
+        rho: Sequence[Float[Tensor, "b n"]],
+        order: Sequence[int],
     ) -> Stamps:
         weight = relative_weights(y, physics)
         sky = _sky(physics, sigma)[:, None, None, None] / alpha
@@ -158,16 +173,16 @@ class GalaxyADMM(LearnedReconstructor):
             v = poisson_update(vt + sky, (y + sky).clamp_min(0), 1.0, rho_n) - sky
             return torch.where(weight > 0, v, vt)
 
-        rho1, rho2 = rho.chunk(2, 1)
-        return three_variables(start, grid, rho1, rho2, self._denoise(), likelihood)
+        rho1, rho2 = rho
+        return three_variables(start, grid, rho1, rho2, self._denoise(order), likelihood)
 
     def _rho(self, physics: PSFConvolution, level: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
         if hasattr(self, "log_rho"):
             return self.log_rho.exp().expand(len(level), -1)
         return self.penalties(physics.psf.to(level.dtype), level)
 
-    def _denoise(self) -> Denoise:
-        return lambda a, n: self.denoisers[n % len(self.denoisers)](a)
+    def _denoise(self, order: Sequence[int]) -> Denoise:
+        return lambda a, n: self.denoisers[order[n] % len(self.denoisers)](a)
 
     def _published(self, y: Stamps, physics: PSFConvolution) -> Stamps:
         alpha = mean_level(y)
@@ -176,11 +191,12 @@ class GalaxyADMM(LearnedReconstructor):
         else:
             rho = self.penalties(PSF_SUM * physics.psf.to(y.dtype), alpha[:, 0, 0, 0])
         if self.split == 2:
-            return published_two(y, physics, alpha, rho, self._denoise())
+            return published_two(y, physics, alpha, rho, self._denoise(range(self.iterations)))
         grid = unpadded(physics, y, swapped=self.legacy_swap)
         rho1, rho2 = rho.chunk(2, 1)
         poisson = self.likelihood == "poisson"
-        return published_three(y, grid, alpha, rho1, rho2, self._denoise(), poisson=poisson)
+        denoise = self._denoise(range(self.iterations))
+        return published_three(y, grid, alpha, rho1, rho2, denoise, poisson=poisson)
 
 
 def _sky(physics: PSFConvolution, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

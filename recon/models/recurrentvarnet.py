@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from recon.models import registry
 from recon.models.convgru import RecurrentRegulariser, State, StateInitialiser
 from recon.models.learned import LearnedReconstructor
+from recon.models.recursion import Recursion, Turn
 from recon.models.scaling import unit_scale
 from recon.models.unet import UNet, check_cartesian
 from recon.models.warm_start import cg_sense_image, filled_in, noise_levels, sparse_image
@@ -55,6 +56,9 @@ class RecurrentVarNet(LearnedReconstructor):
         Convolutions with a gated unit in each step.
     share_weights
         One regulariser for all steps, T times fewer parameters; each step keeps its own step size.
+    recursions
+        Most times that each step is applied in a row, with the same weights [4]_: all of them, but in training a
+        number that is drawn. Regularisers then see how long the pass is and where it is. 1 as published.
     initialiser
         What the first state is made of: the combined ``image``, its k-space with DC in the middle (``kspace``) or at
         index 0 (``kspace-corner``: the authors' code and its published weights), or nothing (``none``).
@@ -94,6 +98,7 @@ class RecurrentVarNet(LearnedReconstructor):
         Accelerated MRI Reconstruction, CVPR 2022.
     .. [2] Zhang, Zuo and Zhang, FFDNet: Toward a fast and flexible solution for CNN based image denoising, TIP 2018.
     .. [3] Aggarwal, Mani and Jacob, MoDL: Model-based deep learning architecture for inverse problems, TMI 2019.
+    .. [4] Alhejaili et al., Recursions Are All You Need: Towards Efficient Deep Unfolding Networks, arXiv 2305.05505.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class RecurrentVarNet(LearnedReconstructor):
         layers: int = 4,
         *,
         share_weights: bool = False,
+        recursions: int = 1,
         initialiser: Initialiser = "kspace-corner",
         initialiser_scales: int = 3,
         noise_input: bool = False,
@@ -134,7 +140,8 @@ class RecurrentVarNet(LearnedReconstructor):
         self.hidden, self.layers, self.block = hidden, layers, block
         self.warm_start, self.sparse_start = warm_start, sparse_start
         self.noise_input, self.output, self.scale, self.save_memory = noise_input, output, scale, save_memory
-        in_channels = block**2 * _COMPLEX + int(noise_input) + _CONDITIONS * int(adaptive)
+        self.recursion = Recursion(steps, recursions)
+        in_channels = block**2 * _COMPLEX + int(noise_input) + _CONDITIONS * (int(adaptive) + int(recursions > 1))
         self.initialiser = (
             None
             if self._initial_image is None
@@ -158,7 +165,12 @@ class RecurrentVarNet(LearnedReconstructor):
         self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
         self.maps = UNet(_COMPLEX, _COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None
 
-    def forward(self, y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI) -> Float[Tensor, "b channel y x"]:
+    def forward(
+        self,
+        y: Complex[Tensor, "b coil y x"],
+        physics: MultiCoilMRI,
+        recursions: Sequence[int] | None = None,
+    ) -> Float[Tensor, "b channel y x"]:
         """Reconstruct.
 
         Parameters
@@ -167,11 +179,13 @@ class RecurrentVarNet(LearnedReconstructor):
             K-space, zero where it is not sampled.
         physics
             Its operator; several sets of maps are regularised each by itself.
+        recursions
+            How often each step is applied; None: drawn in training, else as often as it may be.
 
         Raises
         ------
         OptionError
-            Physics that are not Cartesian MRI.
+            Physics that are not Cartesian MRI, recursions that do not fit the steps.
         ShapeError
             Measurements that do not fit the physics.
         """
@@ -185,11 +199,12 @@ class RecurrentVarNet(LearnedReconstructor):
         estimated = self.sparse_start > 0 or self.adaptation is not None
         levels = noise_levels(scaled, physics, unit).expand(len(y)) if estimated else unit.new_zeros(len(y))
         seen, changes = self._conditions(physics, unit, levels)
+        turns = self.recursion.turns(recursions)
         if self.proximal:
-            x = self._images(scaled, physics, levels, seen, changes)
+            x = self._images(scaled, physics, levels, seen, changes, turns)
             z = _expanded(physics.coil_maps, x) if self.output == "rss" else None
         else:
-            z = self._coil_images(scaled, physics, levels, seen, changes)
+            z = self._coil_images(scaled, physics, levels, seen, changes, turns)
             x = _combined(physics.coil_maps, z)
         if self.output == "rss":
             return torch.linalg.vector_norm(z, dim=1, keepdim=True) * unit
@@ -220,7 +235,13 @@ class RecurrentVarNet(LearnedReconstructor):
         return cg_sense_image(y, physics, self.warm_start) if self.warm_start else None
 
     def _coil_images(
-        self, y: Tensor, physics: MultiCoilMRI, levels: Tensor, seen: Tensor | None, changes: Tensor
+        self,
+        y: Tensor,
+        physics: MultiCoilMRI,
+        levels: Tensor,
+        seen: Tensor | None,
+        changes: Tensor,
+        turns: Sequence[Turn],
     ) -> Complex[Tensor, "b coil y x"]:
         """Run all steps; images of coils come back."""
         maps = physics.coil_maps
@@ -229,27 +250,41 @@ class RecurrentVarNet(LearnedReconstructor):
         start = self._start(y, physics, levels)
         z = z0 if start is None else filled_in(start, z0, physics, mask)
         state = self._first_state(_combined(maps, z if self.sparse_start else z0))
-        for t, step_size in enumerate(self.step_sizes):
-            size = step_size + changes[t % len(changes)]
-            z, state = self._run(_gradient_step, t, size, z, state, z0, maps, mask, seen)
+        for turn in turns:
+            size = self.step_sizes[turn.block] + changes[turn.block % len(changes)]
+            z, state = self._run(_gradient_step, turn, size, z, state, z0, maps, mask, self._at(turn, seen, y))
         return z
 
     def _images(
-        self, y: Tensor, physics: MultiCoilMRI, levels: Tensor, seen: Tensor | None, changes: Tensor
+        self,
+        y: Tensor,
+        physics: MultiCoilMRI,
+        levels: Tensor,
+        seen: Tensor | None,
+        changes: Tensor,
+        turns: Sequence[Turn],
     ) -> Complex[Tensor, "b set y x"]:
         """Run all steps, each of which solves its proximal problem."""
         right = to_complex(physics.A_adjoint(y))
         start = self._start(y, physics, levels)
         x = right if start is None else start
         state = self._first_state(x)
-        for t, log_weight in enumerate(self.log_weights):
-            weight = (log_weight + changes[t % len(changes)]).exp()
-            x, state = self._run(_proximal_step, t, weight, x, state, right, physics, self.proximal, seen)
+        for turn in turns:
+            weight = (self.log_weights[turn.block] + changes[turn.block % len(changes)]).exp()
+            seen_now = self._at(turn, seen, y)
+            x, state = self._run(_proximal_step, turn, weight, x, state, right, physics, self.proximal, seen_now)
         return x
 
-    def _run(self, step: Callable[..., tuple[Tensor, State]], t: int, *arguments: Any) -> tuple[Tensor, State]:
-        """Do step ``t``, without keeping what its backward pass needs if memory is to be saved."""
-        regulariser = self.regularisers[t % len(self.regularisers)]
+    def _at(self, turn: Turn, seen: Tensor | None, y: Tensor) -> Tensor | None:
+        """Add where a recursive pass is to what the regulariser sees beside the image."""
+        if self.recursion.most == 1:
+            return seen
+        where = y.real.new_tensor(turn.condition)[None, :, None, None].expand(len(y), -1, 1, 1)
+        return where if seen is None else torch.cat((seen, where), 1)
+
+    def _run(self, step: Callable[..., tuple[Tensor, State]], turn: Turn, *arguments: Any) -> tuple[Tensor, State]:
+        """Do one step, without keeping what its backward pass needs if memory is to be saved."""
+        regulariser = self.regularisers[turn.block % len(self.regularisers)]
         if self.save_memory and torch.is_grad_enabled():
             return checkpoint(step, regulariser, self.block, *arguments, use_reentrant=False)
         return step(regulariser, self.block, *arguments)

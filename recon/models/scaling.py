@@ -18,7 +18,12 @@ def unit_scale(y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI) -> Float
 
     The magnitude is the root sum of squares over sets of coil maps. Divided by it, data of any unit look alike.
     """
-    magnitude = torch.linalg.vector_norm(to_complex(physics.A_adjoint(y)), dim=1).flatten(1)
+    return peak(torch.linalg.vector_norm(to_complex(physics.A_adjoint(y)), dim=1))
+
+
+def peak(magnitude: Float[Tensor, "b *image"]) -> Float[Tensor, "b 1 1 1"]:
+    """Return the 99.9th percentile of each image of a batch; 1 where it is 0."""
+    magnitude = magnitude.flatten(1)
     if magnitude.shape[1] > _MOST:
         magnitude = magnitude[:, :: magnitude.shape[1] // _MOST + 1]
     scale = torch.quantile(magnitude, _PEAK, dim=1)

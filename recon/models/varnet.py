@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from recon.models import registry
 from recon.models.learned import LearnedReconstructor
+from recon.models.recursion import Recursion
 from recon.models.unet import NormUNet, check_cartesian
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import OptionError
@@ -32,6 +34,9 @@ class VarNet(LearnedReconstructor):
         12 as published.
     features, pools
         Of each cascade's U-Net; 18 and 4 as published.
+    recursions
+        Most times that each cascade is applied in a row, with the same weights [2]_: all of them, but in training a
+        number that is drawn. 1 as published.
     estimate_maps
         Estimate the coil maps from the fully sampled middle lines by a U-Net, trained with the rest, as published
         (eq. 11); else those of the physics are used.
@@ -44,6 +49,7 @@ class VarNet(LearnedReconstructor):
     References
     ----------
     .. [1] Sriram et al., End-to-end variational networks for accelerated MRI reconstruction, MICCAI 2020.
+    .. [2] Alhejaili et al., Recursions Are All You Need: Towards Efficient Deep Unfolding Networks, arXiv 2305.05505.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class VarNet(LearnedReconstructor):
         features: int = 18,
         pools: int = 4,
         *,
+        recursions: int = 1,
         estimate_maps: bool = False,
         map_features: int = 8,
         map_pools: int = 4,
@@ -63,11 +70,14 @@ class VarNet(LearnedReconstructor):
                 "VarNet has at least one cascade, and gives 'combined' or 'rss'", found=(cascades, output)
             )
         self.output = output
+        self.recursion = Recursion(cascades, recursions)
         self.cascades = nn.ModuleList(NormUNet(2, features, pools) for _ in range(cascades))
         self.step_sizes = nn.Parameter(torch.ones(cascades))
         self.maps = NormUNet(2, map_features, map_pools) if estimate_maps else None
 
-    def forward(self, y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI) -> Float[Tensor, "b channel y x"]:
+    def forward(
+        self, y: Complex[Tensor, "b coil y x"], physics: MultiCoilMRI, recursions: Sequence[int] | None = None
+    ) -> Float[Tensor, "b channel y x"]:
         """Reconstruct.
 
         Parameters
@@ -76,6 +86,8 @@ class VarNet(LearnedReconstructor):
             K-space, of any scale.
         physics
             Its operator; several sets of maps are refined each by itself.
+        recursions
+            How often each cascade is applied; None: drawn in training, else as often as it may be.
 
         Returns
         -------
@@ -85,7 +97,7 @@ class VarNet(LearnedReconstructor):
         Raises
         ------
         OptionError
-            Physics that are not Cartesian MRI in 2D.
+            Physics that are not Cartesian MRI in 2D, recursions that do not fit the cascades.
         ShapeError
             Measurements that do not fit the physics.
         """
@@ -93,11 +105,11 @@ class VarNet(LearnedReconstructor):
         y = y * physics.mask
         coils = physics if self.maps is None else MultiCoilMRI(self._estimated_maps(y, physics.mask), physics.mask)
         k = y
-        for step_size, network in zip(self.step_sizes, self.cascades, strict=True):
+        for turn in self.recursion.turns(recursions):
             x = coils.combine(k)
             sets = to_channels(x.reshape(-1, 1, *coils.spatial))
-            update = to_complex(network(sets)).reshape(x.shape)
-            k = k - step_size * coils.mask * (k - y) - coils.expand(update)
+            update = to_complex(self.cascades[turn.block](sets)).reshape(x.shape)
+            k = k - self.step_sizes[turn.block] * coils.mask * (k - y) - coils.expand(update)
         if self.output == "rss":
             return torch.linalg.vector_norm(ifft_centred(k, (-2, -1)), dim=1, keepdim=True)
         return to_channels(physics.combine(k).reshape(len(y), -1, *physics.spatial))

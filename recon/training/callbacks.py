@@ -18,6 +18,7 @@ from torch import Tensor
 from recon.cards import Card
 from recon.checkpoint import save_checkpoint
 from recon.datasets.random import child_generator
+from recon.models.recursion import Recursion
 from recon.training.batches import TrainingBatch
 from recon.training.ema import ExponentialAverage
 from recon.training.module import METRICS, ReconstructionModule
@@ -29,9 +30,12 @@ _ERROR_GAIN = 5  # by which errors are shown brighter than images
 class SeedEpochs(Callback):
     """Seeds PyTorch's generator anew each epoch, so that a resumed run draws what an unbroken one draws."""
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Seed by epoch and process."""
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed by epoch and process; what networks draw of recursions, by epoch only."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        for part in pl_module.modules():
+            if isinstance(part, Recursion):
+                part.reseed(child_generator(seed, trainer.current_epoch).initial_seed())
         torch.manual_seed(child_generator(seed, trainer.current_epoch, trainer.global_rank).initial_seed())
 
 

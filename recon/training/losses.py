@@ -65,6 +65,11 @@ def complex_l1(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     return _magnitude(x - _complex_target(x, batch)).mean()
 
 
+def squared_error(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
+    """Mean square of the difference, in the units of the data."""
+    return (x - _complex_target(x, batch)).square().mean()
+
+
 LOSSES: Mapping[str, Loss] = {
     "l1": l1,
     "ssim": ssim,
@@ -72,6 +77,7 @@ LOSSES: Mapping[str, Loss] = {
     "l2": l2,
     "magnitude_l2": magnitude_l2,
     "complex_l1": complex_l1,
+    "squared_error": squared_error,
     "multi_scale": galaxy_losses.multi_scale,
     "mse": galaxy_losses.mse,
     "shape": galaxy_losses.shape,
