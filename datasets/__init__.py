@@ -1,8 +1,9 @@
-"""Readers, writers, simulators and masks: from a file to a `Scan`, `CompressedScan`, `Stamps` or `Image`, and back."""
+"""Readers, writers, simulators and masks: from a file to a `Scan`, `Measurements`, `Stamps` or `Image`, and back."""
 
 from typing import TYPE_CHECKING
 
 from recon.datasets.compressed import CompressedScan
+from recon.datasets.measurements import Measurements
 from recon.datasets.readers import open, readers  # noqa: A004
 from recon.datasets.scan import Image, Scan, Source
 from recon.datasets.stamps import Stamps
@@ -20,4 +21,16 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["CompressedScan", "Image", "Scan", "Source", "StampBatch", "Stamps", "open", "readers", "save", "writers"]
+__all__ = [
+    "CompressedScan",
+    "Image",
+    "Measurements",
+    "Scan",
+    "Source",
+    "StampBatch",
+    "Stamps",
+    "open",
+    "readers",
+    "save",
+    "writers",
+]

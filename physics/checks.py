@@ -98,6 +98,8 @@ def check_measurements(y: Tensor, physics: Physics, img_size: Sequence[int] | No
     size = getattr(physics, "img_size", None) if img_size is None else img_size
     if size is None:
         return
+    if len(size) == 2:  # of operators that take any number of channels
+        size = (y.shape[1], *size)
     dtype = y.real.dtype if y.is_complex() else y.dtype
     with torch.no_grad():
         expected = physics.A(torch.zeros(1, *size, dtype=dtype, device=y.device)).shape[1:]

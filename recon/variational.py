@@ -160,7 +160,7 @@ def _minimise(
     step = 1 / max(largest_eigenvalue(physics, b), tiny)
     weight = step * relative * image_scale(b) * _penalised_pixels(physics, b)
     prox = make_prox(weight)
-    x = z = step * b
+    x = z = _start(b, normal, step)
     t = 1.0
     for iteration in range(max_iter):
         # Strong first: what is missing is filled from the large structures down to the small ones.
@@ -175,6 +175,19 @@ def _minimise(
         t, last = (1.0, 1.0) if uphill else ((1 + math.sqrt(1 + 4 * t * t)) / 2, t)
         z = x + ((last - 1) / t) * change
     return x, prox.calls
+
+
+def _start(b: Tensor, normal: Callable[[Tensor], Tensor], step: float) -> Tensor:
+    r"""Return :math:`A^H y / A^H A 1` where that is an average (no weight is negative), else a gradient step from 0.
+
+    It has the right brightness at pixels that are hardly measured, such as a blur's border, which steps reach late.
+    """
+    if b.is_complex():
+        return step * b
+    weight = normal(torch.ones_like(b))
+    if float(weight.min()) < 0:
+        return step * b
+    return torch.where(weight > 0, b / weight.clamp_min(torch.finfo(b.dtype).tiny), 0)
 
 
 def _as_channels(x: Tensor) -> Tensor:

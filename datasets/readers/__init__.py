@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from recon.datasets.compressed import CompressedScan
+from recon.datasets.measurements import Measurements
 from recon.datasets.scan import Image, Scan
 from recon.datasets.stamps import Stamps
 from recon.physics.errors import FileFormatError, OptionError, ReconError
@@ -14,7 +15,7 @@ from recon.physics.registry import Registry
 
 _HEAD = 4096
 
-Opened = Scan | CompressedScan | Image | Stamps
+Opened = Scan | CompressedScan | Measurements | Image | Stamps
 """What a file may hold."""
 
 
@@ -134,7 +135,7 @@ def _as_stamps(opened: Opened, path: Path, options: ReadOptions) -> Opened:
     wanted = [name for name in ("psf", "weight", "mask", "catalogue", "segmentation", "size") if getattr(options, name)]
     if not wanted or isinstance(opened, Stamps):
         return opened
-    if isinstance(opened, Scan | CompressedScan):
+    if isinstance(opened, Scan | CompressedScan | Measurements):
         raise OptionError(f"raw measurements have no {wanted[0]}", file=path)
     if options.catalogue is not None or (options.size is not None and opened.n_slices == 1):
         from recon.datasets.cutouts import cutouts_of_image

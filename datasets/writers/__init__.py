@@ -11,12 +11,13 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from recon.datasets.atomic import atomic_path
 from recon.datasets.compressed import CompressedScan
+from recon.datasets.measurements import Measurements
 from recon.datasets.scan import Image, Scan
 from recon.datasets.stamps import Stamps
 from recon.physics.errors import OptionError, OutputError
 from recon.physics.registry import Registry
 
-Data = Image | Scan | CompressedScan | Stamps
+Data = Image | Scan | CompressedScan | Measurements | Stamps
 """What can be written."""
 
 
@@ -27,7 +28,7 @@ class Writer(Protocol):
     endings: ClassVar[tuple[str, ...]]
     """Endings it answers to, the longest first (``(".nii.gz", ".nii")``)."""
     kinds: ClassVar[tuple[type, ...]]
-    """What it can write: `Image`, `Scan`, `CompressedScan`, `Stamps`."""
+    """What it can write: `Image`, `Scan`, `CompressedScan`, `Measurements`, `Stamps`."""
 
     def is_folder(self, data: Data) -> bool:  # noqa: ARG002
         """Tell whether ``data`` becomes a folder of files (a DICOM series of several slices)."""

@@ -1,0 +1,247 @@
+"""Reconstruction by any linear operator: measurements checked, their noise found, a model chosen, tiles where large."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from deepinv.models import Reconstructor
+from deepinv.physics import MRI, BlurFFT, Downsampling, LinearPhysics
+from deepinv.physics import Blur as DeepinvBlur
+from deepinv.physics import Denoising as DeepinvDenoising
+from deepinv.physics import Inpainting as DeepinvInpainting
+from deepinv.physics import Tomography as DeepinvTomography
+from deepinv.physics.noise import GaussianNoise, PoissonNoise, ZeroNoise
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from recon.calibration import noise_level
+from recon.calibration.image_noise import image_noise_level
+from recon.models.learned import LearnedReconstructor
+from recon.physics import Demosaicing, FunctionPhysics, Resampling
+from recon.physics.checks import check_measurements, check_operator
+from recon.physics.ct import Tomography
+from recon.physics.demosaicing import PATTERNS
+from recon.physics.errors import CalibrationError, DataError, OptionError
+from recon.physics.layout import to_complex
+from recon.physics.noise import PhotonNoise, PostLogNoise, noise_model, post_log_variance
+from recon.tiles import LARGE, OVERLAP, TILE, is_local, reconstruct_tiled
+from recon.zoo import load_model, ready
+
+FOUNDATION, CLASSICAL = "ram-light", "tv"
+_CHANNELS = (1, 2, 3)  # of the foundation model
+_NOISELESS = 1e-6  # of the measurements' root mean square: below, an estimate says that there is no noise
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """An image from measurements, and how it was made.
+
+    Parameters
+    ----------
+    image
+        ``(b, c, y, x)``, in the units of the operator.
+    model, why
+        Which, and why that one.
+    sigma, gain
+        Of the noise, as the model was told; None: it was not told any.
+    notes
+        What a user should know: what was estimated.
+    details
+        What the model says of its work.
+    """
+
+    image: Float[Tensor, "b c y x"]
+    model: str
+    why: str
+    sigma: float | None
+    gain: float | None
+    notes: tuple[str, ...] = ()
+    details: dict[str, float] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def reconstruct_measured(
+    y: Num[Tensor, "b ..."],
+    physics: LinearPhysics,
+    model: str | Reconstructor = "auto",
+    *,
+    sigma: float | None = None,
+    gain: float | None = None,
+    tile: int | None = None,
+) -> Measured:
+    r"""Reconstruct images from measurements of any linear operator.
+
+    Parameters
+    ----------
+    y, physics
+        Measurements and their operator.
+    model
+        A name, a model, or ``"auto"``: the foundation model where its weights come with the package and it takes such
+        images, else total variation.
+    sigma, gain
+        Of the noise :math:`y = \gamma\,\mathrm{Poisson}(Ax / \gamma) + \sigma n`; None: what the operator's noise
+        model says, and where that says nothing, what the data say.
+    tile
+        Side of the tiles in which a large image is reconstructed; None: `recon.tiles.TILE` for networks and images
+        above `recon.tiles.LARGE`, where the operator is local.
+
+    Raises
+    ------
+    ShapeError, DataError
+        Measurements of another shape than the operator's, not finite, or negative counts.
+    OptionError
+        A noise level that is not positive, a tile where the operator is not local.
+    OperatorError
+        A user's functions that are not linear, or not adjoint.
+    """
+    check_measurements(y, physics)
+    if isinstance(physics, FunctionPhysics):
+        check_operator(physics, dtype=y.real.dtype if y.dtype == torch.float64 else torch.float32, device=y.device)
+    physics, notes = with_noise(y, physics, sigma, gain)
+    channels = y.shape[1] if physics.img_size is None or len(physics.img_size) == 2 else physics.img_size[0]
+    name, why = (type(model).__name__, "given") if isinstance(model, Reconstructor) else (model, "asked for")
+    if name == "auto":
+        if FOUNDATION in ready() and channels in _CHANNELS:
+            name, why = FOUNDATION, "one network for every linear operator"
+        else:
+            name, why = CLASSICAL, "no network that comes with the package takes such images"
+    method = model if isinstance(model, Reconstructor) else load_model(name)
+    method = method.to(y.device)
+    learned = isinstance(method, LearnedReconstructor)
+    if not learned:
+        method = GaussianView(method)
+    large = max(y.shape[-2:]) > LARGE
+    if tile is not None or (learned and large and is_local(physics)):
+        side = TILE if tile is None else tile
+        image = reconstruct_tiled(method, y, physics, side, min(OVERLAP, side // 4))
+        notes = (*notes, f"in tiles of {side} pixels")
+    else:
+        image = method(y, physics)
+    if not bool(torch.isfinite(image).all()):
+        raise DataError(f"{name} gave values that are not finite")
+    return Measured(
+        image=image,
+        model=name,
+        why=why,
+        sigma=_number(getattr(physics.noise_model, "sigma", None)),
+        gain=_number(getattr(physics.noise_model, "gain", None)),
+        notes=notes,
+        details={key: float(value) for key, value in getattr(method, "details", {}).items()},
+    )
+
+
+def with_noise(
+    y: Num[Tensor, "b ..."], physics: LinearPhysics, sigma: float | None = None, gain: float | None = None
+) -> tuple[LinearPhysics, tuple[str, ...]]:
+    """Return the operator with a noise model that says what is known or can be found out, and notes of what was found.
+
+    Parameters and errors are those of `reconstruct_measured`; the operator that is given stays as it is.
+    """
+    model = physics.noise_model
+    if sigma is not None or gain is not None:
+        told = noise_model(sigma, gain)
+        _check_counts(y, told)
+        return _told(physics, told), ()
+    for name in ("sigma", "gain"):
+        value = getattr(model, name, None)
+        if value is not None and not bool((torch.as_tensor(value) >= 0).all()):
+            raise OptionError(f"the noise's {name} is not negative", found=_number(value))
+    _check_counts(y, model)
+    if not isinstance(model, ZeroNoise):
+        return physics, ()
+    try:
+        found = estimated_sigma(y, physics)
+    except CalibrationError as error:
+        return physics, (f"the noise level is not known: {error.problem}",)
+    if found is None:
+        return physics, ("the noise level is not known, and this operator's data do not tell it",)
+    rms = float(y.abs().square().mean().sqrt())
+    if not found > _NOISELESS * rms:
+        return physics, ("no noise was found in the data",)
+    return _told(physics, noise_model(found)), (f"noise level estimated from the data: {found:.4g}",)
+
+
+def estimated_sigma(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> float | None:
+    """Estimate the noise level from measurements that are images, sinograms or k-space; None for others.
+
+    Raises
+    ------
+    CalibrationError
+        Too few measurements for an estimate.
+    """
+    if isinstance(physics, MRI):
+        mask = physics.mask[:, :1] != 0
+        return float(noise_level(to_complex(y), mask).square().mean().sqrt())
+    if isinstance(physics, Demosaicing) and len(PATTERNS[physics.pattern]) == 2:
+        mosaic = y.sum(1, keepdim=True)  # no two neighbours are of one colour, but every second pixel is
+        phases = [mosaic[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
+        return min(image_noise_level(phase) for phase in phases)
+    if isinstance(physics, DeepinvInpainting):
+        return image_noise_level(y, (physics.mask != 0).expand(*physics.mask.shape[:2], *y.shape[2:]))
+    local = (DeepinvDenoising, DeepinvBlur, BlurFFT, Downsampling, Resampling, Tomography, DeepinvTomography)
+    return image_noise_level(y) if isinstance(physics, local) else None
+
+
+def effective_sigma(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> float | None:
+    """Root mean square over the measurements of the noise that the operator's model tells; None where it tells none."""
+    model = physics.noise_model
+    if isinstance(model, PhotonNoise | PostLogNoise):
+        return math.sqrt(float(post_log_variance(y, model.photons.to(y.device, y.dtype)).mean()))
+    gain, sigma = (_number(getattr(model, name, None)) for name in ("gain", "sigma"))
+    if gain is None:
+        return sigma
+    return math.sqrt(gain * max(float(y.real.mean()), 0.0) + (sigma or 0.0) ** 2)
+
+
+class GaussianView(Reconstructor):
+    """A model that knows Gaussian noise only, told of other noise by the level that it has on average.
+
+    Parameters
+    ----------
+    model
+        The model.
+    """
+
+    def __init__(self, model: Reconstructor) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def details(self) -> dict[str, float]:
+        """What the model says of its work."""
+        return getattr(self.model, "details", {})
+
+    def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b c y x"]:
+        """Reconstruct."""
+        level = effective_sigma(y, physics)
+        if level is not None and level > 0 and not isinstance(physics.noise_model, GaussianNoise):
+            physics = _told(physics, GaussianNoise(level))
+        image: Tensor = self.model(y, physics)
+        return image
+
+
+def _told(physics: LinearPhysics, model: torch.nn.Module) -> LinearPhysics:
+    told = physics.clone()
+    told.noise_model = model.to(_device_of(physics))
+    return told
+
+
+def _device_of(physics: LinearPhysics) -> torch.device:
+    return next((buffer.device for buffer in physics.buffers()), torch.device("cpu"))
+
+
+def _check_counts(y: Tensor, model: torch.nn.Module) -> None:
+    if isinstance(model, PoissonNoise) and bool((y.real < 0).any()):
+        raise DataError(
+            "Poisson data with negative counts",
+            found=f"{int((y.real < 0).sum())} below 0, the least {float(y.real.min()):.4g}",
+            cure="Give sigma too where a Gaussian part was added, or add the background that was subtracted",
+        )
+
+
+def _number(value: object) -> float | None:
+    if value is None:
+        return None
+    return float(torch.as_tensor(value).double().mean())
