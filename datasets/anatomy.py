@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from recon.datasets.pictures import load_picture
 from recon.datasets.random import Number
 from recon.datasets.readers import open as open_file
 from recon.datasets.scan import Image, Scan, SliceArray
@@ -79,12 +78,6 @@ def load_volume(path: Path) -> Volume:
     if min(pixels.shape[1:]) < _FEWEST:
         raise DataError("a volume with too few pixels", file=path, found=tuple(pixels.shape), expected=_FEWEST)
     return Volume(pixels / float(np.quantile(pixels.numpy(), _PEAK)), axes, tuple(planes), path.name)
-
-
-def picture_volume(name: str) -> Volume:
-    """Take a photograph's channels (`recon.datasets.pictures`) for the planes of a volume."""
-    pixels = load_picture(name)
-    return Volume(pixels / float(np.quantile(pixels.numpy(), _PEAK)), (0,), (torch.arange(len(pixels)),), name)
 
 
 @dataclass(frozen=True, kw_only=True)

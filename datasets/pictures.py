@@ -1,4 +1,4 @@
-"""Photographs that come with scikit-image and are free to use: sharp edges and texture that averaged volumes lack."""
+"""Photographs that come with scikit-image and are free to use: images to train on, and to look at, anywhere."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from recon.cards import Card, Covers
-from recon.datasets.anatomy import Planes, Variation, Volume, load_volume, picture_volume
-from recon.datasets.pictures import PICTURES
+from recon.datasets.anatomy import Planes, Variation, Volume, load_volume
 from recon.physics.errors import DataError, OptionError, ReconError
 from recon.training.data.base import VALIDATION_SEED, ExampleData, TrainingSet
 from recon.training.data.simulated import Acquisition, SimulatedScans
@@ -40,8 +39,6 @@ class VolumeData(ExampleData):
         (y, x) of all examples; None: that of each image, which needs a batch size of 1.
     largest
         Longest side of an image; of larger ones a random window is taken.
-    pictures
-        Share of training images that are photographs in place of planes (`recon.datasets.pictures`).
     organs, licence
         For the card of the weights.
     batch_size, workers, seed
@@ -69,7 +66,6 @@ class VolumeData(ExampleData):
         repeats: int = 4,
         matrix: tuple[int, int] | None = None,
         largest: int = 256,
-        pictures: float = 0.0,
         organs: tuple[str, ...] = (),
         licence: str = "",
         batch_size: int = 1,
@@ -88,9 +84,7 @@ class VolumeData(ExampleData):
         self.weights = [1.0] * len(train) if weights is None else list(weights)
         self.length, self.validation_length, self.repeats = length, validation_length, repeats
         self.variation, self.acquisition = variation, acquisition
-        if not 0 <= pictures < 1:
-            raise OptionError("pictures is a share of the images, less than 1", found=pictures)
-        self.matrix, self.largest, self.pictures = matrix, largest, pictures
+        self.matrix, self.largest = matrix, largest
         self.organs, self.licence = tuple(organs), licence
 
     @cached_property
@@ -101,10 +95,6 @@ class VolumeData(ExampleData):
     def training_set(self) -> TrainingSet:
         """Return scans of the training volumes, new ones each epoch."""
         volumes, weights = self.volumes
-        if self.pictures:
-            photographs = [picture_volume(name) for name in PICTURES]
-            each = self.pictures / (1 - self.pictures) * sum(weights) / len(photographs)
-            volumes, weights = volumes + photographs, weights + [each] * len(photographs)
         return self._scans(volumes, weights, self.length, self.seed, self.repeats)
 
     def validation_set(self) -> Dataset:
@@ -119,7 +109,7 @@ class VolumeData(ExampleData):
         longest = self.largest * self.acquisition.field_of_view[1] if self.matrix is None else max(self.matrix)
         return Card(
             licence=self.licence,
-            trained_on=(*self.train, *(f"skimage.data.{name}" for name in PICTURES if self.pictures)),
+            trained_on=self.train,
             validated_on=self.validation,
             split="by subject",
             covers=Covers(
