@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recon import calibration, datasets, metrics, models, physics
+    from recon.finetuning.run import finetune
     from recon.galaxies.result import StampResult
     from recon.physics.errors import ReconError
     from recon.pipeline import reconstruct
@@ -28,6 +29,7 @@ _LAZY = {
     "ReconError": "recon.physics.errors",
     "Result": "recon.result",
     "StampResult": "recon.galaxies.result",
+    "finetune": "recon.finetuning.run",
     "load_model": "recon.zoo",
     "reconstruct": "recon.pipeline",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "calibration",
     "datasets",
+    "finetune",
     "load_model",
     "metrics",
     "models",

@@ -1,0 +1,1 @@
+"""Fine-tuning of a trained network on measurements alone; see `recon.finetuning.run.finetune`."""
