@@ -186,6 +186,14 @@ def test_plain_weights_of_the_same_values() -> None:
     assert [name for name, _ in model.named_parameters()] == [name for name, _ in lista(None).named_parameters()]
 
 
+def test_a_copy_made_plain_leaves_the_original() -> None:
+    model = lista()
+    before = weights(model)
+    remove(copy.deepcopy(model))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(model), strict=True))
+    remove(model)
+
+
 def test_quantising_what_is_quantised_changes_nothing() -> None:
     model = lista()
     before = weights(model)
@@ -494,6 +502,10 @@ def test_one_bit_lista_may_start_from_nothing() -> None:
     assert model(y, physics).any()
     expected = physics.matrix.T / torch.linalg.matrix_norm(physics.matrix, ord=2) ** 2
     torch.testing.assert_close(weights(model)[0], expected.abs().mean() * expected.sign())
+    latents = [weight.latent for weight in quantised_weights(model)]
+    with torch.no_grad():
+        latents[0].zero_()
+    assert latents[1].any()  # each has a storage of its own
 
 
 def test_lista_refuses_what_does_not_fit() -> None:

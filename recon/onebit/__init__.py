@@ -17,6 +17,7 @@ References
 """
 
 from recon.onebit.count import Links, count_links, payload_bits
+from recon.onebit.integers import integer_inference
 from recon.onebit.network import (
     Quantisation,
     QuantisedWeight,
@@ -39,6 +40,7 @@ __all__ = [
     "count_links",
     "drop_frozen_gradients",
     "follow",
+    "integer_inference",
     "payload_bits",
     "quantise",
     "quantised_weights",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -147,9 +147,8 @@ def quantised_weights(network: nn.Module) -> Iterator[QuantisedWeight]:
         if not parametrize.is_parametrized(module):
             continue
         for attribute, parametrizations in module.parametrizations.items():
-            quantiser = parametrizations[0]
-            if isinstance(quantiser, Quantiser):
-                yield QuantisedWeight(f"{place}.{attribute}", parametrizations.original, quantiser)
+            if _is_ours(parametrizations):
+                yield QuantisedWeight(f"{place}.{attribute}", parametrizations.original, parametrizations[0])
 
 
 @torch.no_grad()
@@ -174,8 +173,18 @@ def remove(network: nn.Module) -> None:
     """Replace quantised weights by plain parameters of the same values."""
     for module in list(network.modules()):
         if parametrize.is_parametrized(module):
-            for attribute in list(module.parametrizations):
+            # A copy of a module has the class of the original, from which PyTorch would take the attribute away.
+            module.__class__ = type(type(module).__name__, type(module).__bases__, _members(type(module)))
+            for attribute in [name for name, chain in module.parametrizations.items() if _is_ours(chain)]:
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
+
+
+def _is_ours(parametrizations: nn.ModuleList) -> bool:
+    return isinstance(parametrizations[0], Quantiser)
+
+
+def _members(cls: type) -> dict[str, Any]:
+    return {name: member for name, member in vars(cls).items() if name not in ("__dict__", "__weakref__")}
 
 
 def block_mask(weight: Tensor, blocks: int, name: str) -> Bool[Tensor, "..."] | None:

@@ -101,8 +101,8 @@ class Quantiser(nn.Module):
         return torch.where(self.active, quantised, real)  # no branch, so that no device has to wait for an answer
 
     def right_inverse(self, weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return latent weights for weights that are assigned."""
-        return weight
+        """Return latent weights for weights that are assigned; a copy, for PyTorch takes its storage."""
+        return weight.clone()
 
     def codes(self, latent: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return S o B, the integers that are stored."""
