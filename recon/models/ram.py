@@ -230,7 +230,8 @@ def _up(x: Float[Tensor, "b c y x"], factor: int) -> Float[Tensor, "b c y xx"]:
 def _windows(x: Float[Tensor, "b c y x"], weights: Float[Tensor, "tap d"], step: int) -> Float[Tensor, "b c y place d"]:
     """Weigh windows along the last axis, as one product of matrices: a batch of small ones is many times slower."""
     windows = x.unfold(-1, len(weights), step)
-    return (windows.reshape(-1, len(weights)) @ weights).unflatten(0, windows.shape[:-1])
+    with torch.autocast(x.device.type, enabled=False):
+        return (windows.reshape(-1, len(weights)) @ weights).unflatten(0, windows.shape[:-1])
 
 
 @lru_cache

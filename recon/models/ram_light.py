@@ -11,7 +11,7 @@ from deepinv.physics import DecomposablePhysics, Denoising, LinearPhysics
 from deepinv.physics.noise import ZeroNoise
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from recon.models import registry
 from recon.models.conditioning import (
@@ -20,7 +20,6 @@ from recon.models.conditioning import (
     PaddedOperator,
     as_map,
     backprojected,
-    divided,
     head_of,
     margins,
     noise_of,
@@ -33,8 +32,9 @@ _GROUP = 16  # channels that a 3 x 3 kernel sees: the fewest that fill the vecto
 _TYPICAL = 2.0  # peak of an image over its root mean square
 _UNKNOWN = 0.01  # noise level over the peak, where nobody tells it
 _LEAST = 1e-3  # noise level over the peak that is told from none
-_STRENGTH = 0.3  # of the proximal step, over the noise level
-_ITERATIONS = 8  # of conjugate gradients where the proximal step has no formula
+_SLOPE = 0.15  # difference of neighbouring pixels over the peak, typically: tells how much noise is smoothed
+_LEAST_SMOOTHING = 0.03  # with less, so few iterations would not fill in what is not measured
+_ITERATIONS, _TOLERANCE = 12, 3e-3  # of conjugate gradients for the first estimate
 _POWER = {"max_iter": 20, "tol": 5e-3}  # of the iteration for an operator's norm
 
 
@@ -45,8 +45,9 @@ class RAMLight(LearnedReconstructor):
     Like `recon.models.ram.RAM` it takes images of 1, 2 (complex) and 3 channels, Poisson-Gaussian noise, numbers or
     maps. Unlike it, it takes operators and data of any scale, :math:`f(cy, cA) = f(y, A)` and
     :math:`f(cy) = c f(y)` for noise that grows likewise; kernels see 16 channels and mix them by 1 x 1 convolutions
-    (several times faster on a processor, and in training more so, than dense or depthwise ones); and the operator is
-    asked at the two finest scales only, where it tells the gradient :math:`A^T(Ax - y)` at what the features stand for.
+    (several times faster on a processor, and in training more so, than dense or depthwise ones); the operator is asked
+    at the two finest scales only, where it tells the gradient :math:`A^T(Ax - y)` at what the features stand for; and
+    the proximal step, the first estimate, is that of a smooth image: what is not measured is filled in.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ class RAMLight(LearnedReconstructor):
                 expected=f"a multiple of {_GROUP} and some blocks a scale, and at most one question a block",
             )
         self.channels = tuple(channels)
-        self.head = nn.ModuleList(nn.Conv2d(c + 2, widths[0], 3, padding=1, bias=False) for c in channels)
+        self.head = nn.ModuleList(nn.Conv2d(2 * c + 2, widths[0], 3, padding=1, bias=False) for c in channels)
         self.tail = nn.ModuleList(_faint(nn.Conv2d(widths[0], c, 3, padding=1, bias=False)) for c in channels)
 
         def stage(scale: int) -> nn.ModuleList:
@@ -142,10 +143,12 @@ class RAMLight(LearnedReconstructor):
         unit = torch.where(scale > 0, scale, torch.ones_like(scale))
         told = _levels(sigma, gain, unit, square, projected, padded)
         problem = Problem(padded, square, projected / unit)
-        start = problem.start(divided(y, unit.flatten()), effective(told, problem.projected))
+        start = problem.start(effective(told, problem.projected))
         problem.know(start)
 
-        features = self.head[index](torch.cat((start, told), 1).contiguous(memory_format=torch.channels_last))
+        features = self.head[index](
+            torch.cat((start, problem.projected, told), 1).contiguous(memory_format=torch.channels_last)
+        )
         out = self.tail[index](self._unet(features, problem, index)).to(start.dtype)
         return padded.crop(start + out) * scale
 
@@ -211,18 +214,15 @@ class Problem:
         self.operator, self.square, self.projected = operator, square, projected
         self._start = projected
 
-    def start(self, y: Measurements, level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c y x"]:
-        r"""Minimise :math:`\gamma \|Au - y\|^2 + \|u - A^T y\|^2`: in closed form where there is one."""
-        gamma = _STRENGTH / level
-        if type(self.operator.physics).prox_l2 is not LinearPhysics.prox_l2:
-            return self.operator.prox(y, self.projected, gamma / self.square)
+    def start(self, level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c y x"]:
+        r"""Minimise :math:`\|Au - y\|^2 + \lambda \|\nabla u\|^2` by a few conjugate gradients."""
+        smoothing = (level / _SLOPE).square().clamp_min(_LEAST_SMOOTHING)
 
         def normal(u: Tensor) -> Tensor:
-            return self.operator.normal(u) / self.square + u / gamma
+            return self.operator.normal(u) / self.square + smoothing * laplacian(u)
 
         with torch.autocast(self.projected.device.type, enabled=False):
-            right = self.projected * (1 + 1 / gamma)
-            return conjugate_gradient(normal, right, self.projected, max_iter=_ITERATIONS, tol=1e-3)
+            return conjugate_gradient(normal, self.projected, self.projected, max_iter=_ITERATIONS, tol=_TOLERANCE)
 
     def know(self, start: Float[Tensor, "b c y x"]) -> None:
         """Take an image for the first estimate."""
@@ -237,6 +237,12 @@ class Problem:
         image = image.to(self.projected.dtype)
         fine = image if factor == 1 else interpolate(image, scale_factor=factor, mode="nearest")
         return _coarse(self.operator.normal(fine) / self.square - self.projected, factor)
+
+
+def laplacian(x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+    r"""Apply :math:`\nabla^T \nabla`, with differences of neighbours inside the image."""
+    y, x_ = x.diff(dim=-2), x.diff(dim=-1)
+    return -pad(y, (0, 0, 1, 1)).diff(dim=-2) - pad(x_, (1, 1)).diff(dim=-1)
 
 
 def effective(told: Float[Tensor, "b 2 y x"], image: Float[Tensor, "b c y x"]) -> Float[Tensor, "b 1 1 1"]:
@@ -288,7 +294,7 @@ def _levels(
         maps.append(
             level.expand(len(x), 1, *x.shape[2:])
             if level.shape[2:] == (1, 1)
-            else nn.functional.pad(level, (padded.margin[1], 0, padded.margin[0], 0), value=least)
+            else pad(level, (padded.margin[1], 0, padded.margin[0], 0), value=least)
         )
     return torch.cat(maps, 1)
 

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from recon.physics.errors import OptionError, ShapeError
+from recon.physics.errors import DataError, OptionError, ShapeError
 from recon.training import galaxy_losses
 from recon.training.batches import TrainingBatch, target_of
+from recon.training.task_batches import TaskBatch
 
 Images = Float[Tensor, "b channel y x"]
 Loss = Callable[[Images, TrainingBatch], Float[Tensor, ""]]
@@ -70,6 +71,14 @@ def squared_error(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     return (x - _complex_target(x, batch)).square().mean()
 
 
+def weighted_l1(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
+    """Mean absolute difference, each example with the weight that a batch of tasks gives it [Terris et al. 2025]."""
+    if not isinstance(batch, TaskBatch):
+        raise DataError("this loss weighs tasks, and the data have none", cure="Take complex_l1")
+    difference = (x - _complex_target(x, batch)).abs().flatten(1).mean(1)
+    return (batch.weight * difference).mean()
+
+
 LOSSES: Mapping[str, Loss] = {
     "l1": l1,
     "ssim": ssim,
@@ -78,6 +87,7 @@ LOSSES: Mapping[str, Loss] = {
     "magnitude_l2": magnitude_l2,
     "complex_l1": complex_l1,
     "squared_error": squared_error,
+    "weighted_l1": weighted_l1,
     "multi_scale": galaxy_losses.multi_scale,
     "mse": galaxy_losses.mse,
     "shape": galaxy_losses.shape,

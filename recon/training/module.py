@@ -22,6 +22,7 @@ from recon.training.losses import WeightedLoss
 from recon.training.muon import Muon
 from recon.training.network import build
 from recon.training.schedule import Schedule
+from recon.training.task_batches import TaskBatch
 
 _PUBLISHED = Schedule()
 METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim, "nmse": metrics.nmse}
@@ -140,7 +141,7 @@ class ReconstructionModule(LightningModule):
         return loss
 
     def validation_step(self, batch: TrainingBatch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
-        """Log loss and figures of merit of the magnitudes; return the images."""
+        """Log loss and figures of merit of the magnitudes, the PSNR also task by task; return the images."""
         x, told = self._reconstruct(batch)
         loss, _ = self.loss(x, batch, told)
         logged = {"val/loss": loss}
@@ -149,6 +150,8 @@ class ReconstructionModule(LightningModule):
             for name, metric in METRICS.items():
                 values = [metric(image, reference) for image, reference in pairs]
                 logged[f"val/{name}"] = torch.tensor(values, device=x.device).mean()  # float32: no device lacks it
+            if isinstance(batch, TaskBatch):
+                logged[f"val/psnr/{batch.task}"] = logged["val/psnr"]
         self.log_dict(logged, batch_size=len(batch), sync_dist=True)
         return {"x": x}
 
