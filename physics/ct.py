@@ -90,8 +90,12 @@ class Tomography(LinearPhysics, ABC):
         self._projector = Projector(self._rays(), self.img_size[1:], matrix=matrix)
         self.scale = 1.0
         if normalize:
-            start = torch.randn(1, *self.img_size, generator=torch.Generator().manual_seed(0))
-            self.scale = float(self.compute_sqnorm(start, tol=1e-5, verbose=False)) ** -0.5
+            self.scale = self.sqnorm**-0.5
+
+    @property
+    def sqnorm(self) -> float:
+        """Largest eigenvalue of :math:`A^T A`."""
+        return self._projector.sqnorm * (self.scale * self.pixel_size) ** 2
 
     @property
     def half_diagonal(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recon.physics.errors import ShapeError
+from recon.physics.linalg import max_eigenvalue
 
-MATRIX_BYTES = 600 << 20
+MATRIX_BYTES = 1536 << 20
 """Memory that the matrix and its transpose may take; with more rays than that, they are followed anew each time."""
 
 _CHUNK_SAMPLES = 1 << 21  # points worked on at once: some 50 MB
@@ -52,6 +54,10 @@ class Rays:
         y = torch.arange(ny, dtype=slope.dtype, device=slope.device) - (ny - 1) / 2
         x = self.point[:, :1] + (y - self.point[:, 1:]) * slope[:, None]
         return x + (nx - 1) / 2, (1 + slope.square()).sqrt()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Rays:
+        """Return the rays there, in that precision."""
+        return Rays(self.point.to(device, dtype), self.direction.to(device, dtype))
 
     def transposed(self) -> Rays:
         """Return the rays in the image with rows and columns exchanged."""
@@ -104,6 +110,12 @@ class Projector:
             raise ShapeError("values that do not fit the rays", found=y.shape[1], expected=len(self.rays))
         return _Apply.apply(y, self, True)
 
+    @cached_property
+    def sqnorm(self) -> float:
+        """Largest eigenvalue of adjoint times forward; found soon, as its vector is positive like the weights."""
+        start = torch.ones(1, *self.shape)
+        return float(max_eigenvalue(lambda x: self.apply(self.apply(x, False), True), start, tol=1e-5))
+
     def apply(self, v: Tensor, adjoint: bool) -> Tensor:
         """Compute `forward` or `adjoint` without recording it."""
         if v.is_meta:
@@ -124,12 +136,12 @@ class Projector:
             which = torch.nonzero(self.rays.steep != flip)[:, 0]
             shape = self.shape[::-1] if flip else self.shape
             for part in which.split(max(1, _CHUNK_SAMPLES // shape[0])):
-                rays = self.rays[part].transposed() if flip else self.rays[part]
-                column, length = rays.crossings(shape)
-                u = (2 * column + 1) / shape[1] - 1
-                v = ((2 * torch.arange(shape[0], dtype=u.dtype) + 1) / shape[0] - 1).expand_as(u)
-                grid = torch.stack([u, v], -1).to(device, dtype)
-                yield part.to(device), flip, grid[None], length.to(device, dtype)
+                rays = self.rays[part].to(device, dtype)
+                column, length = (rays.transposed() if flip else rays).crossings(shape)
+                grid = torch.empty(1, *column.shape, 2, dtype=dtype, device=device)
+                grid[0, ..., 0] = column.add_(0.5).mul_(2 / shape[1]).sub_(1)
+                grid[0, ..., 1] = (2 * torch.arange(shape[0], dtype=dtype, device=device) + 1) / shape[0] - 1
+                yield part.to(device), flip, grid, length
 
     def _forward(self, x: Tensor) -> Tensor:
         y = x.new_empty(len(x), len(self.rays))

@@ -12,7 +12,7 @@ from deepinv.physics import Blur as DeepinvBlur
 from deepinv.physics import Denoising as DeepinvDenoising
 from deepinv.physics import Inpainting as DeepinvInpainting
 from deepinv.physics import Tomography as DeepinvTomography
-from deepinv.physics.noise import GaussianNoise, PoissonNoise, ZeroNoise
+from deepinv.physics.noise import GaussianNoise, PoissonGaussianNoise, PoissonNoise, ZeroNoise
 from jaxtyping import Float, Num
 from torch import Tensor
 
@@ -31,6 +31,7 @@ from recon.zoo import load_model, ready
 
 FOUNDATION, CLASSICAL = "ram-light", "tv"
 _CHANNELS = (1, 2, 3)  # of the foundation model
+_OTHER_NOISE = (PoissonNoise, PoissonGaussianNoise, PhotonNoise, PostLogNoise)
 _NOISELESS = 1e-6  # of the measurements' root mean square: below, an estimate says that there is no noise
 
 
@@ -110,7 +111,7 @@ def reconstruct_measured(
     method = model if isinstance(model, Reconstructor) else load_model(name)
     method = method.to(y.device)
     learned = isinstance(method, LearnedReconstructor)
-    if not learned:
+    if isinstance(model, str) and not learned:  # a user's own model sees the noise as it is
         method = GaussianView(method)
     large = max(y.shape[-2:]) > LARGE
     if tile is not None or (learned and large and is_local(physics)):
@@ -190,7 +191,7 @@ def effective_sigma(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> float | 
     if isinstance(model, PhotonNoise | PostLogNoise):
         return math.sqrt(float(post_log_variance(y, model.photons.to(y.device, y.dtype)).mean()))
     gain, sigma = (_number(getattr(model, name, None)) for name in ("gain", "sigma"))
-    if gain is None:
+    if gain is None or not isinstance(model, _OTHER_NOISE):
         return sigma
     return math.sqrt(gain * max(float(y.real.mean()), 0.0) + (sigma or 0.0) ** 2)
 
@@ -216,7 +217,7 @@ class GaussianView(Reconstructor):
     def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b c y x"]:
         """Reconstruct."""
         level = effective_sigma(y, physics)
-        if level is not None and level > 0 and not isinstance(physics.noise_model, GaussianNoise):
+        if level is not None and level > 0 and isinstance(physics.noise_model, _OTHER_NOISE):
             physics = _told(physics, GaussianNoise(level))
         image: Tensor = self.model(y, physics)
         return image

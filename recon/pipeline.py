@@ -17,15 +17,17 @@ from numpy import ndarray
 from torch import Tensor
 
 from recon.compressed import reconstruct_compressed
-from recon.datasets import CompressedScan, Image, Scan, Stamps
+from recon.datasets import CompressedScan, Image, Measurements, Scan, Stamps
 from recon.datasets import open as open_file
 from recon.datasets.readers import Opened
 from recon.galaxies.opening import Array, stamps_of
 from recon.galaxies.plan import REPLICAS, StampPlan, choose
 from recon.galaxies.plan import execute as execute_stamps
 from recon.galaxies.result import StampResult
+from recon.measured import reconstruct_measured
+from recon.measured_files import measurements_of, reconstruct_measurements
 from recon.metrics import evaluate
-from recon.physics import PSFConvolution
+from recon.physics import BlockCompressedSensing, MultiCoilMRI, NonCartesianMRI, PSFConvolution
 from recon.physics.errors import DataError, OptionError, PSFWarning
 from recon.prepare import Preparation, Whitening
 from recon.provenance import provenance, unique
@@ -34,13 +36,33 @@ from recon.scan_plan import Plan
 from recon.slices import FULL, IN_IMAGE, SliceResult, Trust
 from recon.spool import Spool
 from recon.volumes import stack_volume
-from recon.zoo import load_model
 
 Progress = Callable[[int, int], None]
 
 
 @overload
-def reconstruct(data: Tensor, *, physics: LinearPhysics, model: str | Reconstructor = ...) -> Tensor: ...
+def reconstruct(
+    data: Tensor,
+    *,
+    physics: LinearPhysics,
+    model: str | Reconstructor = ...,
+    sigma: float | None = ...,
+    gain: float | None = ...,
+    tile: int | None = ...,
+    device: torch.device | str | None = ...,
+) -> Tensor: ...
+@overload
+def reconstruct(
+    data: Measurements,
+    *,
+    model: str | Reconstructor = ...,
+    sigma: float | None = ...,
+    gain: float | None = ...,
+    tile: int | None = ...,
+    slices: Sequence[int] | None = ...,
+    device: torch.device | str | None = ...,
+    progress: Progress | None = ...,
+) -> Result: ...
 @overload
 def reconstruct(
     data: Stamps | ndarray | Tensor,
@@ -112,14 +134,16 @@ def reconstruct(
 
 
 def reconstruct(
-    data: Array | Scan | CompressedScan | Stamps | str | Path,
+    data: Array | Scan | CompressedScan | Measurements | Stamps | str | Path,
     *,
-    physics: LinearPhysics | None = None,
+    physics: LinearPhysics | str | None = None,
     model: str | Reconstructor = "auto",
     psf: Array | str | Path | None = None,
     weight: Array | str | Path | None = None,
     mask: Array | str | Path | None = None,
     sigma: Array | float | None = None,
+    gain: float | None = None,
+    tile: int | None = None,
     replicas: int | None = None,
     responses: bool = False,
     coils: int | None = None,
@@ -137,18 +161,21 @@ def reconstruct(
     Parameters
     ----------
     data
-        A scan, compressed measurements, stamps, the path of any of these; stamps as an array ``(n, y, x)`` or
-        ``(y, x)`` with their ``psf``; or measurements ``y`` that belong to ``physics``.
+        A scan, compressed measurements, measurements with their operator, stamps, the path of any of these; stamps as
+        an array ``(n, y, x)`` or ``(y, x)`` with their ``psf``; or measurements ``y`` that belong to ``physics``.
     physics
-        The operator of the measurements; then the image comes back as a tensor, and the options below
-        don't apply.
+        The operator of the measurements, and the image comes back as a tensor; or, of a file of an array, what
+        `recon.physics_spec.parse_physics` understands (``"ct:angles=60"``).
     model
         A name from `recon.models`, ``"auto"``, or any deepinv `Reconstructor`.
     psf, weight, mask
         Of stamps: arrays ``(n, h, w)`` or one ``(h, w)`` for all, or files; as `recon.datasets.Stamps` has them.
     sigma
-        Of stamps: standard deviation of the noise, one for all or ``(n,)``; by default that of the weights, else
-        estimated.
+        Standard deviation of the noise, of stamps one for all or ``(n,)``; by default that of the weights or of the
+        operator's noise model, else estimated.
+    gain, tile
+        Of measurements with their operator: gain of Poisson noise, and side of the tiles of large images; see
+        `recon.measured.reconstruct_measured`.
     replicas
         Of stamps: how often all is done again in more noise for the errors, by default 4; 0: no errors.
     responses
@@ -190,13 +217,36 @@ def reconstruct(
     """
     stamp_options = {"psf": psf, "weight": weight, "mask": mask, "sigma": sigma, "replicas": replicas}
     given = [name for name, value in stamp_options.items() if value is not None] + ["responses"] * responses
+    if isinstance(physics, str) and isinstance(data, str | Path):
+        data, physics = measurements_of(data, physics), None
     if physics is not None:
-        if not isinstance(data, Tensor):
+        if not isinstance(data, Tensor) or isinstance(physics, str):
             raise OptionError("an operator was given without measurements as a tensor", found=type(data).__name__)
-        return _on_tensors(data, physics, model)
-    if isinstance(data, str | Path) and not given:
+        return _on_tensors(data, physics, model, _one_number(sigma), gain, tile, device)
+    if isinstance(data, str | Path) and set(given) <= {"sigma"}:
         opened = open_file(data)
-        data = opened if isinstance(opened, Stamps | CompressedScan) else only_scan(opened, data)
+        if isinstance(opened, Measurements) or not given:
+            several = Stamps | CompressedScan | Measurements
+            data = opened if isinstance(opened, several) else only_scan(opened, data)
+    if isinstance(data, Measurements):
+        for_others = [("coils", coils is None), ("whiten", whiten == "auto"), ("map_sets", map_sets is None)]
+        unfit = [name for name in given if name != "sigma"]
+        unfit += [name for name, unused in [*for_others, ("spool", spool is None)] if not unused]
+        if unfit:
+            raise OptionError(f"measurements with their operator have no {unfit[0]}", file=data.source.path)
+        return reconstruct_measurements(
+            data,
+            model,
+            sigma=_one_number(sigma),
+            gain=gain,
+            tile=tile,
+            slices=slices,
+            device=device,
+            progress=progress,
+        )
+    for name, value in (("gain", gain), ("tile", tile)):
+        if value is not None:
+            raise OptionError(f"{name} is for measurements with their operator", found=value)
     if isinstance(data, Scan):
         if given:
             raise OptionError(f"raw measurements have no {given[0]}", file=data.source.path)
@@ -245,18 +295,34 @@ def only_scan(opened: Opened, file: str | Path) -> Scan:
     if isinstance(opened, Image):
         cure = "Make measurements from it with `recon simulate`, or name the PSF of galaxy stamps with psf=... (--psf)"
         raise DataError("this file holds an image, not raw measurements", file=file, cure=cure)
-    what = "compressed measurements" if isinstance(opened, CompressedScan) else "galaxy stamps"
+    what = {CompressedScan: "compressed measurements", Measurements: "measurements with their operator"}.get(
+        type(opened), "galaxy stamps"
+    )
     raise DataError(f"this file holds {what}, not k-space", file=file)
 
 
-def _on_tensors(y: Tensor, physics: LinearPhysics, model: str | Reconstructor) -> Tensor:
-    if not torch.isfinite(torch.view_as_real(y) if y.is_complex() else y).all():
-        raise DataError("the measurements have values that are not finite")
-    if not isinstance(model, Reconstructor):
-        automatic = choose()[0] if isinstance(physics, PSFConvolution) else "l1-wavelet"
-        model = load_model(automatic if model == "auto" else model)
-    with torch.no_grad():
-        return model(y, physics)
+def _on_tensors(
+    y: Tensor,
+    physics: LinearPhysics,
+    model: str | Reconstructor,
+    sigma: float | None,
+    gain: float | None,
+    tile: int | None,
+    device: torch.device | str | None,
+) -> Tensor:
+    if device is not None:
+        y, physics = y.to(device), physics.clone().to(device)
+    if model == "auto" and isinstance(physics, PSFConvolution):
+        model = choose()[0]
+    elif model == "auto" and isinstance(physics, MultiCoilMRI | NonCartesianMRI | BlockCompressedSensing):
+        model = "l1-wavelet"
+    return reconstruct_measured(y, physics, model, sigma=sigma, gain=gain, tile=tile).image
+
+
+def _one_number(sigma: Array | float | None) -> float | None:
+    if sigma is None or isinstance(sigma, int | float):
+        return sigma
+    raise OptionError("the noise level of measurements with their operator is one number", found=type(sigma).__name__)
 
 
 def execute(plan: Plan, *, progress: Progress | None = None, spool: Path | None = None) -> Result:

@@ -155,15 +155,16 @@ def least_on_path(
 def largest_eigenvalue(physics: LinearPhysics, like: Num[Tensor, "b ..."] | None = None) -> float:
     r"""Upper bound of the largest eigenvalue of :math:`A^H A`; an operator without coils needs an image, ``like``.
 
-    For block compressed sensing it is exact. For Cartesian sampling it is that of :math:`S^H S`, which masks and the
-    orthonormal FFT do not enlarge, by its rows' sums: 1 for maps of ESPIRiT, without a power iteration.
+    Operators that know their ``sqnorm`` (block compressed sensing, CT) are believed. For Cartesian sampling it is that
+    of :math:`S^H S`, which masks and the orthonormal FFT do not enlarge, by its rows' sums: 1 for maps of ESPIRiT,
+    without a power iteration.
     """
     if isinstance(physics, MultiCoilMRI):
         maps = physics.coil_maps
         gram = torch.einsum("bsc...,btc...->bst...", maps.conj(), maps)
         return float(gram.abs().sum(2).max())
-    if isinstance(physics, BlockCompressedSensing):
-        return (1 + 1e-6) * physics.sqnorm
+    if not isinstance(physics, NonCartesianMRI) and hasattr(physics, "sqnorm"):
+        return (1 + 1e-4) * float(physics.sqnorm)
     generator = torch.Generator().manual_seed(0)
     if not isinstance(physics, NonCartesianMRI):
         assert like is not None

@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
 
     def magnitude(path: Path) -> Tensor:
         opened = datasets.open(path, variable=args.variable)
-        if isinstance(opened, datasets.CompressedScan):
-            raise DataError("the file holds compressed measurements, not an image", file=path)
+        if isinstance(opened, datasets.CompressedScan | datasets.Measurements):
+            raise DataError("the file holds measurements, not an image", file=path)
         pixels = opened.reference if isinstance(opened, datasets.Scan) else opened.pixels
         if pixels is None:
             raise DataError("the file holds no image and no reference", file=path)

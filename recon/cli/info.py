@@ -13,7 +13,7 @@ from recon.physics.errors import ReconError
 _FIRST = 1000  # objects that are looked at
 
 if TYPE_CHECKING:
-    from recon.datasets import CompressedScan, Image, Scan, Stamps
+    from recon.datasets import CompressedScan, Image, Measurements, Scan, Stamps
     from recon.datasets.readers import Opened
 
 
@@ -53,13 +53,15 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(opened: Opened, path: Path) -> dict[str, Any]:
     """Return what a file holds, JSON-serialisable; what it does not say is None."""
-    from recon.datasets import CompressedScan, Image, Stamps
+    from recon.datasets import CompressedScan, Image, Measurements, Stamps
 
     facts: dict[str, Any] = {"file": str(path), "format": opened.source.format}
     if isinstance(opened, Stamps):
         return facts | _stamps(opened)
     if isinstance(opened, CompressedScan):
         return facts | _compressed(opened)
+    if isinstance(opened, Measurements):
+        return facts | _measurements(opened)
     if isinstance(opened, Image):
         facts |= {"kind": "image", "shape": list(opened.pixels.shape), "unit": opened.unit}
         return facts | _geometry(opened) | {"notes": list(opened.notes)}
@@ -128,6 +130,25 @@ def _compressed(scan: CompressedScan) -> dict[str, Any]:
         "unit": scan.unit,
         "notes": list(scan.notes),
     } | _geometry(scan)
+
+
+def _measurements(data: Measurements) -> dict[str, Any]:
+    spacing = None if data.spacing is None else [round(value, 4) for value in data.spacing]
+    return {
+        "kind": "measurements with their operator",
+        "operator": data.physics,
+        "shape": list(data.measurements.shape),
+        "axes": "slice, channel, and those of the operator",
+        "slices": data.n_slices,
+        "image (c, y, x)": list(data.img_size),
+        "arrays": {name: list(values.shape) for name, values in data.arrays.items()},
+        "noise level": data.sigma,
+        "gain": data.gain,
+        "reference image": None if data.reference is None else list(data.reference.shape),
+        "unit": data.unit,
+        "spacing (z, y, x) mm": spacing,
+        "notes": list(data.notes),
+    }
 
 
 def _geometry(opened: Scan | Image | CompressedScan) -> dict[str, Any]:

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from recon.datasets import CompressedScan
+    from recon.datasets import CompressedScan, Measurements
+    from recon.datasets.readers import Opened
     from recon.result import Result
     from recon.slices import Trust
 
 _FOR_SCANS = {"report": False, "slices": None, "coils": None, "whiten": "auto", "maps": None, "trust": "3"}
 _NOT_FOR_COMPRESSED = {"coils": None, "whiten": "auto", "maps": None, "jobs": 1}
+_NOT_FOR_MEASUREMENTS = _NOT_FOR_COMPRESSED | {"trust": "3"}
+_FOR_MEASUREMENTS = {"physics": None, "sigma": None, "gain": None, "tile": None}
 _SHOWN = ("hold_out_error", "data_residual", "psnr", "ssim")
 
 
@@ -58,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|all|none",
         help="slices that get a hold-out error and a noise map (default: 3)",
     )
+    others = parser.add_argument_group("measurements by any operator")
+    others.add_argument(
+        "--physics",
+        metavar="SPEC",
+        help="operator of an array in a file, such as ct:angles=60,geometry=fan inpainting:mask=mask.png "
+        "blur:kernel=psf.npy superresolution:factor=4 denoising demosaicing:pattern=rggb",
+    )
+    others.add_argument("--sigma", type=float, help="standard deviation of the noise (default: from file or data)")
+    others.add_argument("--gain", type=float, help="gain of Poisson noise (default: from the file)")
+    others.add_argument("--tile", type=int, help="side of the tiles of a large image (default: where it must be)")
     reconstruct_stamps.add_arguments(parser.add_argument_group("galaxy stamps"))
 
 
@@ -127,14 +140,24 @@ def _one_file(
     pool: ProcessPoolExecutor | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    from recon.datasets import CompressedScan, Stamps
+    from recon.datasets import CompressedScan, Measurements, Stamps
     from recon.datasets.atomic import check_target
     from recon.parallel import Job, fill_spool
     from recon.pipeline import execute, only_scan
     from recon.prepare import Preparation
 
     start = time.perf_counter()
-    opened = reconstruct_stamps.open_input(path, args)
+    opened: Opened
+    if args.physics is not None:
+        from recon.measured_files import measurements_of
+
+        opened = measurements_of(path, args.physics, variable=args.variable)
+    else:
+        opened = reconstruct_stamps.open_input(path, args)
+    if isinstance(opened, Measurements):
+        _check_unused(args, _NOT_FOR_MEASUREMENTS | reconstruct_stamps.OPTIONS, "measurements by any operator", path)
+        return _measured(path, opened, target, args, progress)
+    _check_unused(args, _FOR_MEASUREMENTS, "such a file", path)
     if isinstance(opened, Stamps):
         _check_unused(args, _FOR_SCANS, "galaxy stamps", path)
         return reconstruct_stamps.one_file(path, opened, target, args, pool, progress)
@@ -198,6 +221,38 @@ def _compressed(
         slices=args.slices,
         hold_out=_trust(args.trust).hold_out,
         seed=args.seed,
+        device=args.device,
+        progress=progress,
+    )
+    result.save(target, overwrite=args.overwrite)
+    if args.report:
+        result.report(report, overwrite=args.overwrite)
+    return _row(path, target, result, time.perf_counter() - start)
+
+
+def _measured(
+    path: Path,
+    data: Measurements,
+    target: Path,
+    args: argparse.Namespace,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    from recon.datasets.atomic import check_target
+    from recon.measured_files import reconstruct_measurements
+
+    start = time.perf_counter()
+    if args.resume and target.exists():
+        return {"file": str(path), "output": str(target), "note": "there already"}
+    report = _report_of(target)
+    for output in (target, report) if args.report else (target,):
+        check_target(output, overwrite=args.overwrite)
+    result = reconstruct_measurements(
+        data,
+        args.model,
+        sigma=args.sigma,
+        gain=args.gain,
+        tile=args.tile,
+        slices=args.slices,
         device=args.device,
         progress=progress,
     )

@@ -1,4 +1,4 @@
-"""``recon simulate mri``, ``recon simulate galaxy`` and ``recon simulate cs``."""
+"""``recon simulate mri``, ``galaxy``, ``cs``, and of any other operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon.cli import simulate_compressed, simulate_galaxy
+from recon.cli import simulate_compressed, simulate_galaxy, simulate_physics
 from recon.cli.common import add_json, numbers, print_json, print_pairs
 from recon.physics.errors import OptionError
 
@@ -50,11 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     simulate_galaxy.add_arguments(kinds.add_parser("galaxy", help=summary, description=f"Make {summary}."))
     summary = "measurements of an image by block compressed sensing"
     simulate_compressed.add_arguments(kinds.add_parser("cs", help=summary, description=f"Make {summary}."))
+    simulate_physics.add_arguments(kinds)
 
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, and write the raw data and the truth beside it."""
-    return {"mri": _run_mri, "galaxy": simulate_galaxy.run, "cs": simulate_compressed.run}[args.kind](args)
+    runs = {"mri": _run_mri, "galaxy": simulate_galaxy.run, "cs": simulate_compressed.run}
+    return runs.get(args.kind, simulate_physics.run)(args)
 
 
 def _run_mri(args: argparse.Namespace) -> int:

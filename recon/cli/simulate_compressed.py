@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         ratio = _RATIO if args.ratio is None else args.ratio
         matrix = make_matrix(args.matrix, ratio, block, ordering=args.ordering, seed=args.seed)
     made = simulate_compressed(
-        _image(args.image, args.slices), matrix, block, sigma=args.noise, colour=args.colour, seed=args.seed
+        read_image(args.image, args.slices), matrix, block, sigma=args.noise, colour=args.colour, seed=args.seed
     )
     scan = made.scan
     datasets.save(scan, args.out, overwrite=args.overwrite)
@@ -91,7 +91,7 @@ def _block(text: str | None, default: int) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _image(path: Path | None, slices: list[int] | None) -> Image:
+def read_image(path: Path | None, slices: list[int] | None) -> Image:
     """Return the image to measure; only the slices that are wanted."""
     from dataclasses import replace
 
