@@ -53,6 +53,9 @@ class Card:
         Volumes, and by what they were kept apart.
     covers
         The scans it was trained for; None: not known.
+    psf_sigma
+        Of galaxy stamps: least and greatest width of the PSFs it was trained for, standard deviation in pixels by
+        adaptive moments; empty: not known.
     figures, calibration
         Measured quality; scale of the uncertainty.
     created
@@ -72,6 +75,7 @@ class Card:
     tested_on: tuple[str, ...] = ()
     split: str = ""
     covers: Covers | None = None
+    psf_sigma: tuple[float, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
@@ -124,7 +128,11 @@ def card_from(entries: object, path: Path) -> Card:
     for name, value in entries.items():
         default = getattr(defaults, name)
         wanted = dict if isinstance(default, Mapping) or name == "covers" else type(default)
-        if isinstance(default, tuple) and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        if (
+            isinstance(default, tuple)
+            and isinstance(value, list)
+            and all(isinstance(item, float if name == "psf_sigma" else str) for item in value)
+        ):
             continue
         if not (isinstance(value, wanted) or (name == "covers" and value is None)):
             raise CheckpointError(f"the card's entry {name!r} is of the wrong kind", file=path, found=repr(value)[:60])

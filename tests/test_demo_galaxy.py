@@ -69,7 +69,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     printed = json.loads(capsys.readouterr().out)
     assert {row["method"] for row in printed["rows"]} == {"wiener", AS_OBSERVED}
     assert main(["demo", "galaxi", str(tmp_path / "out")]) == 2
-    assert "expected mri or galaxy" in capsys.readouterr().err
+    assert "expected mri, galaxy" in capsys.readouterr().err
 
 
 def test_every_method_for_stamps_is_in_it() -> None:

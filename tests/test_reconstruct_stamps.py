@@ -18,8 +18,10 @@ from torch import Tensor
 import recon
 from recon.datasets import Source, Stamps
 from recon.datasets.lazy import LazyBlocks
+from recon.galaxies import choice
 from recon.galaxies import plan as planning
 from recon.galaxies.catalogue import MEASURED, ObjectFlag, names
+from recon.galaxies.choice import CLASSICAL, LEARNED, choose
 from recon.galaxies.deblurring import residual_chi2
 from recon.galaxies.plan import StampPlan, execute, fingerprint
 from recon.models.wiener import Wiener
@@ -94,22 +96,31 @@ def test_errors_depend_on_the_seed_alone() -> None:
     assert np.isnan(deblurred(data).catalogue["g1_error"]).all()
 
 
-def test_auto_takes_what_is_ready_and_says_why() -> None:
+def test_auto_takes_the_learned_model_for_psfs_that_it_was_trained_for() -> None:
     result = recon.reconstruct(stamps(2), replicas=0)
-    assert result.provenance["model"]["name"] == planning.CLASSICAL
-    assert "shear" in result.provenance["model"]["why"]
+    assert result.provenance["model"]["name"] == LEARNED
+    assert "learned, for PSFs of" in result.provenance["model"]["why"]
 
 
-def test_auto_takes_the_learned_model_once_its_weights_ship(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "ready", lambda: ["starlet", "galaxy-admm"])
-    assert planning.choose()[0] == "galaxy-admm"
+def test_auto_takes_the_classical_one_for_other_psfs() -> None:
+    name, why = choose(gaussian(25, 1.0))
+    assert name == CLASSICAL
+    assert "PSFs of 1 pixels" in why
+    assert "trained for" in why
+
+
+def test_auto_without_shipped_weights_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "shipped", dict)
+    name, why = choose(torch.ones(1, 1, 5, 5))
+    assert name == CLASSICAL
+    assert "shear" in why
 
 
 def test_tensors_with_their_operator_come_back_as_a_tensor() -> None:
     _, y, physics = observation(2, 32)
     x = recon.reconstruct(y, physics=physics, model="auto")
     assert isinstance(x, Tensor)
-    torch.testing.assert_close(x, recon.load_model(planning.CLASSICAL)(y, physics))
+    torch.testing.assert_close(x, recon.load_model(choose(physics.psf)[0])(y, physics))
 
 
 # --- what goes in, what comes out ---------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from deepinv.models import Reconstructor
+from jaxtyping import Float
+from torch import Tensor
 
 from recon.checkpoint import sha256
 from recon.datasets import Stamps
@@ -21,6 +23,7 @@ from recon.datasets.lazy import take
 from recon.datasets.random import child_generator
 from recon.datasets.readers import ReadOptions
 from recon.galaxies.catalogue import POOR_FIT
+from recon.galaxies.choice import choose
 from recon.galaxies.deblurring import StampPart, deblur
 from recon.galaxies.opening import open_stamps
 from recon.galaxies.parts import Part, StoredPart, store_part
@@ -32,19 +35,12 @@ from recon.provenance import PACKAGES, machine, unique
 from recon.spool import Spool
 from recon.zoo import is_file, load_model, ready
 
-LEARNED, CLASSICAL = "galaxy-admm", "starlet"
 REPLICAS = 4
 """Times that everything is done again in more noise, for the errors."""
+_LOOKED_AT = 64  # objects by whose PSFs a model is chosen
 _PIXELS = 2**18  # of the stamps in a part; it must not depend on who does it
 
 Progress = Callable[[int, int], None]
-
-
-def choose() -> tuple[str, str]:
-    """Return the name of the model for stamps of which nobody said how they are to be deblurred, and why."""
-    if LEARNED in ready():
-        return LEARNED, "learned, and its weights come with the package"
-    return CLASSICAL, "of the methods that need no training the one that keeps flux, size and shear best"
 
 
 class StampPlan:
@@ -73,7 +69,7 @@ class StampPlan:
         if isinstance(model, Reconstructor):
             self.name, self.why, method = type(model).__name__, "given", model
         else:
-            self.name, self.why = choose() if model == "auto" else (model, "asked for")
+            self.name, self.why = choose(_first_psfs(stamps)) if model == "auto" else (model, "asked for")
             method = load_model(self.name)
         if type(method) in registry.values() and not takes_stamps(method):  # of a user's own nothing is known
             raise OptionError(
@@ -128,6 +124,12 @@ class StampPlan:
         if not store.has(index):
             store_part(store, index, self.run(index))
         return StoredPart(store, index, self.responses)
+
+
+def _first_psfs(stamps: Stamps) -> Float[Tensor, "b 1 h w"]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PSFWarning)  # they are told when the stamps are deblurred
+        return stamps.batch(0, min(stamps.n, _LOOKED_AT)).psf
 
 
 def execute(plan: StampPlan, *, progress: Progress | None = None, spool: Path | None = None) -> StampResult:
@@ -239,12 +241,9 @@ def _provenance(plan: StampPlan, parts: list[Part], seconds: float) -> dict[str,
 
 
 __all__ = [
-    "CLASSICAL",
-    "LEARNED",
     "REPLICAS",
     "StampJob",
     "StampPlan",
-    "choose",
     "execute",
     "fingerprint",
     "for_stamps",

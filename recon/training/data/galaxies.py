@@ -11,6 +11,7 @@ from recon.cards import Card
 from recon.datasets.galaxies import CatalogueGalaxies, GalaxyRecipe, GalaxyShards, ParametricGalaxies, write_shards
 from recon.datasets.galaxies.survey import survey_named
 from recon.datasets.random import child_generator
+from recon.galaxies.choice import width_range
 from recon.physics.errors import OptionError
 from recon.training.data.base import ExampleData
 from recon.training.galaxies import GalaxyBatch, GalaxyExample, collate_galaxies, turned
@@ -113,7 +114,13 @@ class GalaxyData(ExampleData):
             trained_on=(what,),
             validated_on=(what,),
             split="by galaxy",
+            psf_sigma=self._psf_widths(),
         )
+
+    def _psf_widths(self) -> tuple[float, ...]:
+        shards = GalaxyShards(self.folder / "train")
+        psf = torch.from_numpy(shards.read("psf", range(min(self.train, _SHARD))))
+        return width_range(psf[:, None])
 
     def _galaxies(self) -> ParametricGalaxies | CatalogueGalaxies:
         if self.catalogue is None:
