@@ -20,8 +20,9 @@ from recon.compressed import reconstruct_compressed
 from recon.datasets import CompressedScan, Image, Measurements, Scan, Stamps
 from recon.datasets import open as open_file
 from recon.datasets.readers import Opened
+from recon.galaxies.choice import choose
 from recon.galaxies.opening import Array, stamps_of
-from recon.galaxies.plan import REPLICAS, StampPlan, choose
+from recon.galaxies.plan import REPLICAS, StampPlan
 from recon.galaxies.plan import execute as execute_stamps
 from recon.galaxies.result import StampResult
 from recon.measured import reconstruct_measured
@@ -313,7 +314,7 @@ def _on_tensors(
     if device is not None:
         y, physics = y.to(device), physics.clone().to(device)
     if model == "auto" and isinstance(physics, PSFConvolution):
-        model = choose()[0]
+        model = choose(physics.psf)[0]
     elif model == "auto" and isinstance(physics, MultiCoilMRI | NonCartesianMRI | BlockCompressedSensing):
         model = "l1-wavelet"
     return reconstruct_measured(y, physics, model, sigma=sigma, gain=gain, tile=tile).image
