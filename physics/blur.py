@@ -31,8 +31,8 @@ class Blur(DeepinvBlur):
     img_size
         (c, y, x) of the images; None: not known beforehand.
     padding
-        What lies beyond the image. ``valid``: nothing is assumed, and ``y`` is smaller by the kernel less one pixel;
-        that is how a camera sees the world.
+        What lies beyond the image, one of `Border`. ``valid``: nothing is assumed, and ``y`` is smaller by the kernel
+        less one pixel; that is how a camera sees the world.
     noise_model
         None: no noise.
 
@@ -47,7 +47,7 @@ class Blur(DeepinvBlur):
         kernel: Float[Tensor, "*b h w"],
         img_size: tuple[int, int, int] | None = None,
         *,
-        padding: Border = "valid",
+        padding: str = "valid",
         noise_model: NoiseModel | None = None,
     ) -> None:
         if padding not in get_args(Border):

@@ -14,7 +14,7 @@ _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
 
 
 def check_operator(
-    physics: LinearPhysics,
+    physics: Physics,
     img_size: Sequence[int] | None = None,
     *,
     batch: int = 1,

@@ -275,9 +275,7 @@ class FanCT(Tomography):
         parallel = ParallelCT(self.img_size, len(self.angles), pixel_size=self.pixel_size)
         return parallel.fbp(self.rebinned(y, parallel) / self.scale)
 
-    def rebinned(
-        self, y: Float[Tensor, "b c detector angle"], parallel: ParallelCT
-    ) -> Float[Tensor, "b c detector angle"]:
+    def rebinned(self, y: Float[Tensor, "b c detector angle"], parallel: ParallelCT) -> Float[Tensor, "b c ray view"]:
         r"""Interpolate the sinogram of a parallel beam: ray (t, θ) leaves the source at angle γ = asin(t / D).
 
         Rays that the arc did not measure are taken from the other side, where that was; else they are 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from deepinv.physics import Inpainting as DeepinvInpainting
 from deepinv.physics.noise import GaussianNoise, NoiseModel
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from recon.physics import operators
@@ -35,7 +35,7 @@ class Inpainting(DeepinvInpainting):
 
     def __init__(
         self,
-        mask: Num[Tensor, "*shape"],
+        mask: Shaped[Tensor, "*shape"],
         img_size: tuple[int, int, int] | None = None,
         *,
         noise_model: NoiseModel | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from deepinv.physics import MRI
 from deepinv.physics.noise import GaussianNoise, NoiseModel
-from jaxtyping import Float, Num
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from recon.physics import operators
@@ -34,7 +34,7 @@ class SingleCoilMRI(MRI):
         A mask that is empty or of another shape.
     """
 
-    def __init__(self, mask: Num[Tensor, "*b y x"], *, noise_model: NoiseModel | None = None) -> None:
+    def __init__(self, mask: Shaped[Tensor, "*b y x"], *, noise_model: NoiseModel | None = None) -> None:
         if mask.ndim not in (2, 4) or (mask.ndim == 4 and mask.shape[1] not in (1, 2)):
             raise MaskError("a mask of a shape that cannot be used", found=tuple(mask.shape), expected="(y, x)")
         if not mask.is_meta and not bool(mask.any()):

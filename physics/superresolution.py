@@ -31,10 +31,10 @@ class SuperResolution(Downsampling):
         (c, y, x) of the fine image.
     kernel
         The point-spread function, ``(h, w)`` or ``(b | 1, c | 1, h, w)`` on the fine grid, or the name of an
-        anti-alias filter; None: bare decimation.
+        anti-alias filter (`Filter`); None: bare decimation.
     padding
-        What lies beyond the image; with ``circular``, the default, ``prox_l2`` is a closed formula where the factor
-        divides the size.
+        What lies beyond the image, one of `Border`; with ``circular``, the default, ``prox_l2`` is a closed formula
+        where the factor divides the size.
     noise_model
         None: no noise.
 
@@ -46,11 +46,11 @@ class SuperResolution(Downsampling):
 
     def __init__(
         self,
-        factor: int,
+        factor: float,
         img_size: tuple[int, int, int],
-        kernel: Float[Tensor, "*b h w"] | Filter | None = "bicubic",
+        kernel: Float[Tensor, "*b h w"] | str | None = "bicubic",
         *,
-        padding: Border = "circular",
+        padding: str = "circular",
         noise_model: NoiseModel | None = None,
     ) -> None:
         if factor != int(factor) or not 1 <= factor <= min(img_size[1:]):
@@ -140,7 +140,7 @@ class Resampling(LinearPhysics):
         self,
         factor: float,
         img_size: tuple[int, int, int],
-        kernel: Literal["cubic", "linear", "box"] = "cubic",
+        kernel: str = "cubic",
         *,
         noise_model: NoiseModel | None = None,
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from recon.calibration import noise_level
-from recon.calibration.image_noise import image_noise_level
+from recon.calibration.image_noise import NoiseEstimate, image_noise_level, poisson_gaussian_noise
 from recon.models.learned import LearnedReconstructor
 from recon.physics import Demosaicing, FunctionPhysics, Resampling
 from recon.physics.checks import check_measurements, check_operator
@@ -153,15 +154,39 @@ def with_noise(
     if not isinstance(model, ZeroNoise):
         return physics, ()
     try:
-        found = estimated_sigma(y, physics)
+        found = estimated_noise(y, physics)
     except CalibrationError as error:
         return physics, (f"the noise level is not known: {error.problem}",)
     if found is None:
         return physics, ("the noise level is not known, and this operator's data do not tell it",)
-    rms = float(y.abs().square().mean().sqrt())
-    if not found > _NOISELESS * rms:
+    least = _NOISELESS * float(y.abs().square().mean().sqrt())
+    if found.gain is not None:
+        told = noise_model(max(found.sigma, least), found.gain)
+        return _told(physics, told), (
+            f"noise estimated from the data: Poisson of gain {found.gain:.4g}, Gaussian of {found.sigma:.4g}",
+        )
+    if not found.sigma > least:
         return physics, ("no noise was found in the data",)
-    return _told(physics, noise_model(found)), (f"noise level estimated from the data: {found:.4g}",)
+    return _told(physics, noise_model(found.sigma)), (f"noise level estimated from the data: {found.sigma:.4g}",)
+
+
+def estimated_noise(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> NoiseEstimate | None:
+    """Estimate the noise of measurements; of noisy images Poisson noise too, where it is the larger part.
+
+    Raises
+    ------
+    CalibrationError
+        Too few measurements for an estimate.
+    """
+    sigma = estimated_sigma(y, physics)
+    if sigma is None:
+        return None
+    if isinstance(physics, DeepinvDenoising):
+        with suppress(CalibrationError):
+            both = poisson_gaussian_noise(y)
+            if both.gain is not None and both.gain * float(y.mean()) > both.sigma**2:
+                return both
+    return NoiseEstimate(sigma)
 
 
 def estimated_sigma(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> float | None:
