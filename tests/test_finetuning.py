@@ -15,8 +15,13 @@ import recon
 from recon.cards import read_card
 from recon.finetuning.data import check, measurements_of
 from recon.finetuning.loop import Descent, descend
+from recon.finetuning.losses import automatic
+from recon.finetuning.measurements import Measurement
+from recon.measured_files import simulate_measurements
 from recon.physics import Denoising, FunctionPhysics
 from recon.physics.errors import DataError, OperatorError, OptionError, ShapeError
+from recon.physics_spec import parse_spec
+from recon.prepare import Preparation
 
 QUICK = Descent(steps=4, lr=1e-3, every=2)
 
@@ -190,6 +195,19 @@ def test_other_networks_run(name):
     assert len(tuned.course.history) == 2 or tuned.course.stop == "diverged"
 
 
+def test_measurements_of_other_operators_come_with_their_noise():
+    image = recon.datasets.Image(pixels=torch.rand(2, 24, 24).numpy(), source=recon.datasets.Source("array"))
+    measured = simulate_measurements(image, parse_spec("inpainting:keep=0.7,sigma=0.1"))
+    found = measurements_of(measured, how=Preparation(device="cpu"))
+    assert len(found) == 2
+    assert torch.equal(found[1].y[0], torch.from_numpy(measured.slice(1)))
+    assert float(found[0].physics.noise_model.sigma) == pytest.approx(0.1)
+    tuned = recon.finetune(tiny("ram-light"), measured, descent=QUICK)
+    assert tuned.card.figures["fine-tuning"]["loss"].startswith("sure")
+    unknown = Measurement(y=found[0].y, physics=found[0].physics, estimated=True)
+    assert automatic(unknown, can_split=True)[0] == "ssdu"
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
@@ -201,10 +219,10 @@ def test_bad_measurements_are_refused():
         recon.finetune(model, (y / 0, physics))
     with pytest.raises(ShapeError, match="fit"):
         recon.finetune(tiny("recurrentvarnet"), (scan().y[:, :2], scan().physics))
-    with pytest.raises(DataError, match=r"not negative.*-"):
+    with pytest.raises(DataError, match="negative"):
         recon.finetune(model, pair(noisy(8, noise=PoissonNoise(0.1))))
     with pytest.raises(OptionError, match="level of Gaussian noise"):
-        recon.finetune(model, (y, Denoising(ZeroNoise())), loss="sure")
+        recon.finetune(model, Measurement(y=y, physics=Denoising(ZeroNoise())), loss="sure")
     with pytest.raises(OptionError, match="no loss is called 'sur'"):
         recon.finetune(model, (y, physics), loss="sur")
     with pytest.raises(OptionError, match="tells no loss 'objective'"):

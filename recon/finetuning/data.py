@@ -15,12 +15,15 @@ from deepinv.physics import LinearPhysics
 from deepinv.physics.noise import GaussianNoise
 from torch import Tensor
 
-from recon.datasets import CompressedScan, Image, Scan, Stamps
+from recon.datasets import CompressedScan, Image, Measurements, Scan, Stamps
 from recon.datasets import open as open_file
 from recon.finetuning.measurements import Measurement
 from recon.galaxies.catalogue import UNUSABLE
 from recon.galaxies.opening import open_stamps
 from recon.galaxies.plan import fingerprint
+from recon.measured import with_noise
+from recon.measured_files import operator_of
+from recon.physics import PSFConvolution
 from recon.physics.checks import check_operator
 from recon.physics.compressed_sensing import BlockCompressedSensing
 from recon.physics.errors import DataError, OptionError, ShapeError
@@ -42,7 +45,7 @@ class Origin:
     sha256: str
 
 
-class Measurements(Sequence[Measurement]):
+class Gathered(Sequence[Measurement]):
     """Measurements that are prepared when they are first needed; of those of large files not all are kept.
 
     Parameters
@@ -89,6 +92,7 @@ Data: TypeAlias = (
     | Scan
     | Stamps
     | CompressedScan
+    | Measurements
     | Measurement
     | TrainingBatch
     | tuple[Tensor, LinearPhysics]
@@ -98,14 +102,14 @@ Data: TypeAlias = (
 
 def measurements_of(
     data: Any, *, psf: str | Path | None = None, how: Preparation | None = None, most: int = MOST
-) -> Measurements:
+) -> Gathered:
     """Return the measurements that a user means.
 
     Parameters
     ----------
     data
         A file or folder, or what such files hold: a `Scan`, whose slices are prepared as for a reconstruction,
-        `Stamps`, `CompressedScan`; ``(y, physics)``; a batch of examples; or a list of any of these.
+        `Stamps`, `CompressedScan`, `Measurements`; ``(y, physics)``; a batch of examples; or a list of any of these.
     psf
         Of stamps in files.
     how
@@ -134,7 +138,7 @@ def measurements_of(
         raise OptionError("there are no measurements to fine-tune on", found="an empty list")
     if len(makers) > most:
         makers = [makers[i] for i in np.linspace(0, len(makers) - 1, most).round().astype(int)]
-    found = Measurements(makers, origins, how.resolved_device())
+    found = Gathered(makers, origins, how.resolved_device())
     check(found[0])
     return found
 
@@ -191,12 +195,15 @@ def _makers(item: Any, psf: str | Path | None, how: Preparation) -> tuple[list[C
         y, physics = item
         if not isinstance(physics, LinearPhysics):
             raise OptionError("measurements need a linear operator", found=type(physics).__name__)
-        item = Measurement(y=y, physics=physics, name="tensor")
+        return [partial(_of_tensors, y, physics, "tensor")], Origin("tensor", _sha256(y))
     if isinstance(item, Measurement):
         return [lambda: item], Origin(item.name or "tensor", _sha256(item.y))
     if isinstance(item, Scan):
         sliced, _ = as_slices(item)
         return [partial(_of_slice, sliced, i, how) for i in range(sliced.n_slices)], _origin(item)
+    if isinstance(item, Measurements):
+        operator = operator_of(item)
+        return [partial(_of_measurements, item, operator, i) for i in range(item.n_slices)], _origin(item)
     if isinstance(item, CompressedScan):
         return [partial(_of_compressed, item, i) for i in range(item.n_slices)], _origin(item)
     if isinstance(item, Stamps):
@@ -225,12 +232,22 @@ def _opened(path: Path, psf: str | Path | None) -> Any:
     return opened
 
 
-def _origin(data: Scan | CompressedScan) -> Origin:
+def _origin(data: Scan | CompressedScan | Measurements) -> Origin:
     sha = data.source.sha256
     if sha is None:
         first = data.slice(0)
         sha = hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest()
     return Origin(data.source.path.name if data.source.path is not None else str(data.source), sha)
+
+
+def _of_tensors(y: Tensor, physics: LinearPhysics, name: str) -> Measurement:
+    """Find out the noise level where the operator has none, as a reconstruction does."""
+    told, _ = with_noise(y, physics)
+    return Measurement(y=y, physics=told, name=name, estimated=told is not physics)
+
+
+def _of_measurements(data: Measurements, operator: LinearPhysics, index: int) -> Measurement:
+    return _of_tensors(torch.from_numpy(data.slice(index))[None], operator, f"{data.source}, slice {index}")
 
 
 def _of_slice(scan: Scan, index: int, how: Preparation) -> Measurement:
@@ -251,16 +268,12 @@ def _of_stamps(stamps: Stamps, start: int) -> Measurement:
     batch = stamps.batch(start, start + _STAMPS)
     rows = torch.from_numpy(np.flatnonzero((batch.flags & UNUSABLE) == 0))
     whole = batch.physics()
-    picked = {
-        "psf": batch.psf if len(batch.psf) == 1 else batch.psf[rows],
-        "weight": None if batch.weight is None else batch.weight[rows],
-    }
-    physics = type(whole)(
-        picked["psf"],
+    physics = PSFConvolution(
+        batch.psf if len(batch.psf) == 1 else batch.psf[rows],
         whole.shape,
         pixel_scale=whole.pixel_scale,
         noise_model=GaussianNoise(batch.sigma[rows]),
-        weight=picked["weight"],
+        weight=None if batch.weight is None else batch.weight[rows],
     )
     return Measurement(
         y=batch.y[rows], physics=physics, name=f"{stamps.source}, objects {start} to {start + len(rows)}"

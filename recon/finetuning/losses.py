@@ -211,7 +211,7 @@ def automatic(measurement: Measurement, *, can_split: bool) -> tuple[str, str]:
         return "sure-poisson", "Poisson noise of known gain"
     if isinstance(noise, PoissonGaussianNoise):
         return "sure-poisson-gaussian", "photon and read noise of known levels"
-    if measurement.deviation is not None:
+    if measurement.deviation is not None and not measurement.estimated:
         return "sure", "Gaussian noise of known level"
     if isinstance(noise, GaussianNoise) and bool((noise.sigma == 0).all()):
         return "mc", "the noise model says that there is no noise"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
 import torch
@@ -30,17 +30,20 @@ class Measurement:
         Their operator; its noise model says what is known of the noise.
     name
         Where they are from.
+    estimated
+        Whether the noise level was found out from them.
     """
 
     y: Tensor
     physics: LinearPhysics
     name: str = ""
+    estimated: bool = False
 
     def to(self, device: torch.device | str) -> Measurement:
         """Copy to a device; the operator, which may belong to somebody else, is copied too where it has to move."""
         if self.y.device == torch.device(device):
             return self
-        return Measurement(y=self.y.to(device), physics=copy.deepcopy(self.physics).to(device), name=self.name)
+        return replace(self, y=self.y.to(device), physics=copy.deepcopy(self.physics).to(device))
 
     @cached_property
     def sampled(self) -> Bool[Tensor, "..."] | None:

@@ -14,7 +14,7 @@ from deepinv.models import Reconstructor
 
 from recon.cards import Card, Covers
 from recon.checkpoint import save_checkpoint
-from recon.finetuning.data import MOST, Data, Measurements, measurements_of
+from recon.finetuning.data import MOST, Data, Gathered, measurements_of
 from recon.finetuning.holding_out import Holding, hold_out
 from recon.finetuning.loop import Course, Descent, Objective, Progress, descend, seeded
 from recon.finetuning.losses import MeasurementLoss, automatic, make_loss
@@ -226,7 +226,7 @@ def _notes(course: Course, told: dict[str, str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _card(own: Reconstructor, measurements: Measurements, figures: dict[str, Any], *, improved: bool) -> Card:
+def _card(own: Reconstructor, measurements: Gathered, figures: dict[str, Any], *, improved: bool) -> Card:
     before: Card = getattr(own, "card", None) or Card()
     if not improved:
         return replace(before, figures={**before.figures, **figures})

@@ -7,6 +7,7 @@ pixels are masked; of block compressed sensing rows of the matrix are left out; 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import singledispatch
 
 import torch
@@ -51,7 +52,7 @@ def split(measurement: Measurement, fraction: float, rng: torch.Generator) -> tu
     if not bool(left_out.any()):
         raise DataError("too few measurements to leave some out", file=measurement.name or None, found=tuple(y.shape))
     kept_y, kept_physics = restricted(physics, y, left_out)
-    return Measurement(y=kept_y, physics=kept_physics, name=measurement.name), left_out
+    return replace(measurement, y=kept_y, physics=kept_physics), left_out
 
 
 @singledispatch
