@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from numpy import ndarray
 from torch import Tensor
 
@@ -87,8 +87,7 @@ def simulate_compressed(
     levels = str(pixels.dtype) if pixels.dtype in (np.uint8, np.uint16) else None
     is_colour = pixels.ndim == 4
     if is_colour and colour == "luminance":
-        luminance = pixels @ _LUMINANCE
-        pixels = luminance if pixels.dtype.kind == "f" else np.round(luminance)
+        pixels = luminance(pixels)
     planes = pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, -1, 1)
     x = torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))
     size = (int(x.shape[2]), int(x.shape[3]))
@@ -123,6 +122,12 @@ def simulate_compressed(
         scan=scan,
         truth=Image(pixels=truth, source=image.source, spacing=image.spacing, affine=image.affine, unit=image.unit),
     )
+
+
+def luminance(pixels: Num[ndarray, "*pixels 3"]) -> Float[ndarray, "*pixels"]:
+    """Return Y of YCbCr; of integers rounded, as the papers have it."""
+    y: ndarray = pixels @ _LUMINANCE
+    return y if pixels.dtype.kind == "f" else np.round(y)
 
 
 def make_matrix(
@@ -189,7 +194,9 @@ def read_matrix(
     opened = open_file(path, variable=variable)
     if isinstance(opened, CompressedScan):
         matrix = opened.matrix
-    elif isinstance(opened, Scan | Stamps) or len(opened.pixels.shape) != 3 or opened.pixels.shape[0] != 1:
+    elif (
+        isinstance(opened, Scan | Stamps | Measurements) or len(opened.pixels.shape) != 3 or opened.pixels.shape[0] != 1
+    ):
         raise DTypeError("the file holds no matrix", file=path, expected="one real array (m, n)")
     else:
         matrix = np.asarray(opened.pixels[0])

@@ -93,5 +93,5 @@ class _Adjoint(torch.autograd.Function):
         _, ctx.function, _ = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return ctx.function(gradient), None, None

@@ -18,6 +18,7 @@ from recon.physics.linalg import max_eigenvalue
 MATRIX_BYTES = 1536 << 20
 """Memory that the matrix and its transpose may take; with more rays than that, they are followed anew each time."""
 
+_PATIENCE = 3  # applications before a matrix is made
 _CHUNK_SAMPLES = 1 << 21  # points worked on at once: some 50 MB
 
 
@@ -78,7 +79,8 @@ class Projector:
     shape
         (y, x) of the image.
     matrix
-        Keep the weights as a sparse matrix; None: where it fits `MATRIX_BYTES`.
+        Keep the weights as a sparse matrix; None: where it fits `MATRIX_BYTES`, from the fourth application on, because
+        making it takes as long as a few of them.
 
     References
     ----------
@@ -90,10 +92,11 @@ class Projector:
         lines = torch.where(rays.steep, shape[0], shape[1])
         needed = 2 * 2 * 8 * float(lines.sum())  # two taps, twice, of an index and a float32 value
         self.matrix = needed <= MATRIX_BYTES if matrix is None else matrix
+        self._patience = _PATIENCE if matrix is None else 0
         self._matrices: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Projector:
-        """Share it: nothing in it changes, and its matrix is large."""
+        """Share it: what it computes never changes, and its matrix is large."""
         return self
 
     def forward(self, x: Float[Tensor, "b y x"]) -> Float[Tensor, "b ray"]:
@@ -120,7 +123,8 @@ class Projector:
         """Compute `forward` or `adjoint` without recording it."""
         if v.is_meta:
             return v.new_empty((len(v), *self.shape) if adjoint else (len(v), len(self.rays)))
-        if self.matrix:
+        self._patience -= 1
+        if self.matrix and self._patience < 0:
             product = self._matrix(v.dtype, v.device)[adjoint] @ v.flatten(1).T
             return product.T.reshape(len(v), *(self.shape if adjoint else (-1,)))
         return self._backward(v) if adjoint else self._forward(v)
@@ -174,7 +178,7 @@ class _Apply(torch.autograd.Function):
         _, ctx.projector, ctx.adjoint = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _Apply.apply(gradient, ctx.projector, not ctx.adjoint), None, None
 
 
@@ -204,9 +208,8 @@ def sparse_matrices(
 def _as_tensor(matrix: Any, device: torch.device | str) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)  # in beta; not checked
-        return torch.sparse_csr_tensor(
-            *(torch.from_numpy(array) for array in (matrix.indptr, matrix.indices, matrix.data)), size=matrix.shape
-        ).to(device)
+        pointer, columns, values = (torch.from_numpy(array) for array in (matrix.indptr, matrix.indices, matrix.data))
+        return torch.sparse_csr_tensor(pointer, columns, values, matrix.shape).to(device)
 
 
 def _taps(rays: Rays, shape: tuple[int, int]) -> tuple[Int[Tensor, "tap"], Int[Tensor, "tap"], Float[Tensor, "tap"]]:

@@ -56,12 +56,13 @@ def simulate_measurements(image: Image, spec: PhysicsSpec) -> Measurements:
     x = _planes(pixels, spec, image.source.path)
     scale, offset, notes = 1.0, 0.0, []
     if isinstance(spec.options, CTOptions):
+        photons = spec.options.photons
         if image.unit == "HU":
             x, scale, offset = attenuation_of(x), 1000 / WATER, -1000.0
             if image.spacing is not None and spec.options.pixel == 1.0:
                 spec = replace(spec, options=replace(spec.options, pixel=float(image.spacing[-1])))
             notes.append(f"Hounsfield units became attenuation in 1/mm, {WATER:g} of water")
-        elif spec.options.photons is not None and float(x.max()) > 0:
+        elif photons is not None and float(x.max()) > 0:
             scale = float(x.max()) / WATER
             x = x / scale
             notes.append("the brightest pixel became as dense as water, in pixels of 1 mm")

@@ -17,7 +17,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from recon.physics.errors import DataError, FileFormatError, OptionError
-from recon.physics_options import OPERATORS, Arrays, OperatorOptions, Size
+from recon.physics_options import OPERATORS, Arrays, OperatorOptions
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PhysicsSpec:
         size = tuple(int(n) for n in (img_size if len(img_size) == 3 else (channels, *img_size)))
         if len(size) != 3 or min(size) < 1:
             raise OptionError("the size of an image is (c, y, x)", found=tuple(img_size))
-        return self.options.build(typing.cast(Size, size), self.arrays)
+        return self.options.build(size, self.arrays)
 
     def __str__(self) -> str:
         defaults = {field.name: field.default for field in dataclasses.fields(self.options)}

@@ -10,9 +10,9 @@ import numpy as np
 from numpy import ndarray
 from torch import Tensor
 
-from recon.datasets import Image, Scan, Source, Stamps
+from recon.datasets import Image, Source, Stamps
 from recon.datasets import open as open_file
-from recon.datasets.readers import ReadOptions
+from recon.datasets.readers import Opened, ReadOptions
 from recon.datasets.stamp_files import external
 from recon.physics.errors import DataError, DTypeError, OptionError, ShapeError
 
@@ -91,12 +91,12 @@ def _opened(path: str | Path, options: ReadOptions, arrays: dict[str, Any]) -> S
     )
 
 
-def _only_stamps(opened: Scan | Image | Stamps, path: str | Path) -> Stamps:
+def _only_stamps(opened: Opened, path: str | Path) -> Stamps:
     if isinstance(opened, Stamps):
         return opened
     if isinstance(opened, Image):
         raise DataError("the file has no PSF", file=path, cure="Name it with psf=... (--psf)")
-    raise DataError("this file holds k-space, not galaxy stamps", file=path)
+    raise DataError("this file holds raw measurements, not galaxy stamps", file=path)
 
 
 def _three_axes(values: Array, name: str) -> ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from recon.physics.registry import Registry
 
@@ -29,8 +29,9 @@ def takes(model: str | type[Reconstructor] | Reconstructor, operator: type[Linea
     Of one that says nothing, a user's own, it is assumed.
     """
     entry = registry[model] if isinstance(model, str) else model
+    owner: Any = entry if isinstance(entry, type) else type(entry)
     try:
-        hint = get_type_hints((entry if isinstance(entry, type) else type(entry)).forward).get("physics", object)
+        hint = get_type_hints(owner.forward).get("physics", object)
         return issubclass(operator, hint)
     except (NameError, TypeError):  # a name for type checkers alone, or no class
         return True

@@ -35,7 +35,7 @@ _LEAST = 1e-3  # noise level over the peak that is told from none
 _SLOPE = 0.15  # difference of neighbouring pixels over the peak, typically: tells how much noise is smoothed
 _LEAST_SMOOTHING = 0.03  # with less, so few iterations would not fill in what is not measured
 _ITERATIONS, _TOLERANCE = 12, 3e-3  # of conjugate gradients for the first estimate
-_POWER = {"max_iter": 20, "tol": 5e-3}  # of the iteration for an operator's norm
+_ITERATIONS, _TOLERANCE = 20, 5e-3  # of the norm of an operator
 
 
 @registry.register("ram-light")
@@ -272,7 +272,7 @@ def squared_norm(physics: LinearPhysics, x: Float[Tensor, "b c y x"]) -> Float[T
         if physics not in _KNOWN or _KNOWN[physics][0] != (state, x.shape[1:]):
             start = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
             with torch.autocast(x.device.type, enabled=False):
-                value = max_eigenvalue(physics.A_adjoint_A, start, **_POWER).max()
+                value = max_eigenvalue(physics.A_adjoint_A, start, max_iter=_ITERATIONS, tol=_TOLERANCE).max()
             _KNOWN[physics] = (state, x.shape[1:]), value
         known = _KNOWN[physics][1]
     known = torch.as_tensor(known, dtype=x.dtype, device=x.device)
