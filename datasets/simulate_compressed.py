@@ -15,8 +15,7 @@ from torch import Tensor
 from recon.datasets.compressed import COLOURS, CompressedScan
 from recon.datasets.random import child_generator
 from recon.datasets.readers import open as open_file
-from recon.datasets.scan import Image, Scan, Source
-from recon.datasets.stamps import Stamps
+from recon.datasets.scan import Image, Source
 from recon.physics.compressed_sensing import (
     BlockCompressedSensing,
     dct_matrix,
@@ -194,9 +193,7 @@ def read_matrix(
     opened = open_file(path, variable=variable)
     if isinstance(opened, CompressedScan):
         matrix = opened.matrix
-    elif (
-        isinstance(opened, Scan | Stamps | Measurements) or len(opened.pixels.shape) != 3 or opened.pixels.shape[0] != 1
-    ):
+    elif not isinstance(opened, Image) or len(opened.pixels.shape) != 3 or opened.pixels.shape[0] != 1:
         raise DTypeError("the file holds no matrix", file=path, expected="one real array (m, n)")
     else:
         matrix = np.asarray(opened.pixels[0])
