@@ -5,6 +5,8 @@ Each library runs in a process of its own, as it does for its user (what one doe
 change another's time), and the processes take turns. BART's figure is that of its command, files in memory where
 the machine has such a folder; the second one takes off what the same command needs for one iteration, so that it
 holds iterations alone. All have the same threads: OMP_NUM_THREADS, or all cores.
+
+With the argument ``pairs`` only the operators of imaging are timed, beside deepinv's (`operator_pairs`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import ratio, record, time_side_by_side
+from operator_pairs import beside_deepinv
 
 ITERATIONS, REPEATS = 30, 5
 SCALING = [(c, 256) for c in (4, 8, 16, 32)] + [(16, n) for n in (128, 192, 256, 320, 384, 512)]
@@ -315,10 +318,14 @@ def main() -> None:
     if len(sys.argv) == 4:
         peak_and_time(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
         return
+    if sys.argv[1:] == ["pairs"]:
+        record("operators", {"pairs": beside_deepinv()})
+        return
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
         comparison = side_by_side(Path(folder))
-    record("operators", {"comparison": comparison, "scaling": scaling(), "roofline": roofline()}, "mrpro", "sigpy")
+    figures = {"comparison": comparison, "scaling": scaling(), "roofline": roofline(), "pairs": beside_deepinv()}
+    record("operators", figures, "mrpro", "sigpy")
 
 
 if __name__ == "__main__":

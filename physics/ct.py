@@ -272,7 +272,7 @@ class FanCT(Tomography):
 
     def fbp(self, y: Float[Tensor, "b c detector angle"]) -> Float[Tensor, "b c y x"]:
         """Sort the rays into parallel beams (interpolated between its rays), and back-project those."""
-        parallel = ParallelCT(self.img_size, len(self.angles), pixel_size=self.pixel_size)
+        parallel = ParallelCT(self.img_size, len(self.angles), pixel_size=self.pixel_size, matrix=False)
         return parallel.fbp(self.rebinned(y, parallel) / self.scale)
 
     def rebinned(self, y: Float[Tensor, "b c detector angle"], parallel: ParallelCT) -> Float[Tensor, "b c ray view"]:

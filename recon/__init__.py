@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from recon.finetuning.run import finetune
     from recon.galaxies.result import StampResult
     from recon.physics.errors import ReconError
+    from recon.physics_spec import parse_physics
     from recon.pipeline import reconstruct
     from recon.result import Result
     from recon.zoo import load_model
@@ -31,6 +32,7 @@ _LAZY = {
     "StampResult": "recon.galaxies.result",
     "finetune": "recon.finetuning.run",
     "load_model": "recon.zoo",
+    "parse_physics": "recon.physics_spec",
     "reconstruct": "recon.pipeline",
 }
 _MODULES = ("calibration", "datasets", "metrics", "models", "physics")
@@ -59,6 +61,7 @@ __all__ = [
     "load_model",
     "metrics",
     "models",
+    "parse_physics",
     "physics",
     "reconstruct",
 ]

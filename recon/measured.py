@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from deepinv.models import Reconstructor
-from deepinv.physics import MRI, BlurFFT, Downsampling, LinearPhysics
+from deepinv.physics import MRI, BlurFFT, Downsampling, LinearPhysics, TomographyWithAstra
 from deepinv.physics import Blur as DeepinvBlur
 from deepinv.physics import Denoising as DeepinvDenoising
 from deepinv.physics import Inpainting as DeepinvInpainting
@@ -206,8 +206,9 @@ def estimated_sigma(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> float | 
         return min(image_noise_level(phase) for phase in phases)
     if isinstance(physics, DeepinvInpainting):
         return image_noise_level(y, (physics.mask != 0).expand(*physics.mask.shape[:2], *y.shape[2:]))
-    local = (DeepinvDenoising, DeepinvBlur, BlurFFT, Downsampling, Resampling, Tomography, DeepinvTomography)
-    return image_noise_level(y) if isinstance(physics, local) else None
+    images = (DeepinvDenoising, DeepinvBlur, BlurFFT, Downsampling, Resampling)
+    sinograms = (Tomography, DeepinvTomography, TomographyWithAstra)
+    return image_noise_level(y) if isinstance(physics, (*images, *sinograms)) else None
 
 
 def effective_sigma(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> float | None:

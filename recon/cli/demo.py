@@ -1,4 +1,4 @@
-"""``recon demo [DIR]``, ``recon demo galaxy [DIR]`` and ``recon demo cs [DIR]``."""
+"""``recon demo [DIR]``, ``recon demo galaxy [DIR]``, ``recon demo cs [DIR]``, and of other tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from recon.cli import demo_compressed, demo_galaxy
+from recon.cli import demo_compressed, demo_galaxy, demo_tasks
 from recon.cli.common import OUT, add_json, print_json, print_table, progress_bar
 from recon.physics.errors import OptionError
 
@@ -14,7 +14,12 @@ from recon.physics.errors import OptionError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the verb takes."""
     add_json(parser)
-    parser.add_argument("kind", nargs="?", metavar="KIND", help="mri (default), galaxy or cs")
+    parser.add_argument(
+        "kind",
+        nargs="?",
+        metavar="KIND",
+        help="mri (default), galaxy, cs, ct, inpainting, deblur or tasks (all of its kind)",
+    )
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="where the files go (default: recon-demo)")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier run")
@@ -23,16 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Reconstruct a sample by every method that is ready; print the table, write figures and report."""
     kind, folder = _kind_and_folder(args)
-    return {"mri": _run_mri, "galaxy": demo_galaxy.run, "cs": demo_compressed.run}[kind](args, folder)
+    runs = {"mri": _run_mri, "galaxy": demo_galaxy.run, "cs": demo_compressed.run}
+    return runs.get(kind, demo_tasks.run)(args, folder)
 
 
 def _kind_and_folder(args: argparse.Namespace) -> tuple[str, Path]:
     """Tell ``recon demo DIR`` from ``recon demo KIND [DIR]``."""
     default = Path("recon-demo")
-    if args.kind in ("mri", "galaxy", "cs"):
+    if args.kind in ("mri", "galaxy", "cs", *demo_tasks.KINDS):
         return args.kind, args.folder or default
     if args.folder is not None:
-        raise OptionError("there is no such demo", found=args.kind, expected="mri, galaxy or cs")
+        raise OptionError(
+            "there is no such demo", found=args.kind, expected=f"mri, galaxy, cs, {', '.join(demo_tasks.KINDS)}"
+        )
     return "mri", default if args.kind is None else Path(args.kind)
 
 
