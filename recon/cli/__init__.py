@@ -13,7 +13,7 @@ from recon import __version__
 from recon.physics.errors import ReconError
 
 VERBS = {
-    "demo": "reconstruct a built-in sample, galaxies or a compressed picture with every method; table, figures and report",
+    "demo": "reconstruct a sample, galaxies or a compressed picture with every method; table, figures and report",
     "info": "say what files hold: kind, shape, coils, mask, acceleration, noise, what is missing",
     "reconstruct": "make images from raw measurements, deblurred stamps and their catalogue from galaxy stamps",
     "simulate": "make raw or compressed measurements from an image or volume, or galaxy stamps",

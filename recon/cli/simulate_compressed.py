@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     truth_path = args.out.with_name(args.out.name.split(".")[0] + "-truth.h5")
     for output in (args.out, truth_path):
         check_target(output, overwrite=args.overwrite)
+    image = read_image(args.image, args.slices)
     block = _block(args.block, 32 if args.matrix == "hadamard" else 33)
     path = Path(args.matrix)
     if args.matrix not in MATRICES and (path.exists() or path.suffix):
@@ -58,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         ratio = _RATIO if args.ratio is None else args.ratio
         matrix = make_matrix(args.matrix, ratio, block, ordering=args.ordering, seed=args.seed)
-    made = simulate_compressed(
-        read_image(args.image, args.slices), matrix, block, sigma=args.noise, colour=args.colour, seed=args.seed
-    )
+    made = simulate_compressed(image, matrix, block, sigma=args.noise, colour=args.colour, seed=args.seed)
     scan = made.scan
     datasets.save(scan, args.out, overwrite=args.overwrite)
     datasets.save(made.truth, truth_path, overwrite=args.overwrite)
