@@ -190,6 +190,23 @@ def test_iterates_and_early_output(name: str) -> None:
     assert seen == {2, 3, 4}
 
 
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_quiet_networks_begin_near_the_data(name: str) -> None:
+    """Their first image is that of gradient descent, nearly; the same random numbers otherwise."""
+    _, y, physics = measured()
+    images = []
+    for quiet in (False, True):
+        torch.manual_seed(0)
+        images.append(registry[name](phases=1, quiet=quiet)(y, physics, [1]).detach())
+    torch.manual_seed(0)
+    descent = still(registry[name](phases=1))
+    with torch.no_grad():
+        descent.blocks[0].step.fill_(0.5)
+        expected = descent(y, physics, [1])
+    loud, low = (float((image - expected).norm()) for image in images)
+    assert low == pytest.approx(0.1 * loud, rel=1e-3)
+
+
 # --- operators --------------------------------------------------------------------------------------------------------
 
 
@@ -488,6 +505,7 @@ def test_files_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str
     savemat(tmp_path / "blocks.mat", {"labels": np.ones((5, 8))})
     savemat(tmp_path / "words.mat", {"words": "nothing"})
     (tmp_path / "damaged.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(120))
+    (tmp_path / "cut.mat").write_bytes(b"nothing")
     cases = [
         ("ista-net", plus, (), "the weights of ISTA-Net+"),
         ("recursive-coast", coast, (), "the weights of COAST"),
@@ -499,6 +517,7 @@ def test_files_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("ista-net-plus", plus, ("phi.mat", "blocks.mat"), "do not fit the matrix"),
         ("ista-net-plus", plus, ("words.mat",), "no matrices"),
         ("ista-net-plus", plus, ("damaged.mat",), "cannot be read"),
+        ("ista-net-plus", plus, ("cut.mat",), "cannot be read"),
         ("ista-net-plus", plus, ("absent.mat",), "no such file"),
     ]
     for name, state, files, says in cases:

@@ -56,12 +56,22 @@ def read_matrices(path: Path) -> dict[str, Tensor]:
         No such file, damaged, or without any.
     """
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     if not path.is_file():
         raise CheckpointError("there is no such file of matrices", file=path)
     try:
         content = loadmat(path)
-    except (OSError, ValueError, TypeError, LookupError, NotImplementedError, EOFError, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        NotImplementedError,
+        EOFError,
+        zlib.error,
+        MatReadError,
+    ) as error:
         raise CheckpointError(
             f"the matrices cannot be read: {_reason(error)}", file=path, expected="a MATLAB file of version 5"
         ) from error

@@ -12,7 +12,7 @@ from recon.models import registry
 from recon.models.gradient_step import Seen
 from recon.models.ista_net import Features, modulated
 from recon.models.recursion import Recursion, Turn
-from recon.models.unrolled import Gains, Scale, UnrolledReconstructor
+from recon.models.unrolled import Gains, Scale, UnrolledReconstructor, quieten
 from recon.physics.errors import OptionError
 
 _RHO = 0.5
@@ -45,6 +45,8 @@ class COAST(UnrolledReconstructor):
         imported so; that of the recursive version does not.
     scale
         As of `recon.models.ista_net.ISTANet`.
+    quiet
+        Begin with corrections a tenth as large as published: a short training gets further.
 
     References
     ----------
@@ -60,6 +62,7 @@ class COAST(UnrolledReconstructor):
         stitch: bool = True,
         crop: bool = True,
         scale: Scale = "none",
+        quiet: bool = False,
     ) -> None:
         super().__init__(channels, stitch=stitch, crop=crop, scale=scale)
         if features < 1:
@@ -67,6 +70,8 @@ class COAST(UnrolledReconstructor):
         self.recursion = Recursion(phases)
         self.blocks = nn.ModuleList(ControlledPhase(channels, features) for _ in range(phases))
         self.control = nn.Linear(1, features)
+        if quiet:
+            quieten(block.tail for block in self.blocks)
 
     def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:
         """Return one gain a feature, the same for all turns."""

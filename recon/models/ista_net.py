@@ -49,6 +49,7 @@ class ISTANet(UnrolledReconstructor):
     """
 
     own_losses = ("symmetry",)
+    linear_start = True
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from recon.models import registry
 from recon.models.gradient_step import Seen
 from recon.models.ista_net import Features, kernels, modulated, soft_threshold, transform
 from recon.models.recursion import Recursion, Turn
-from recon.models.unrolled import PIXELS, Gains, Scale, UnrolledReconstructor
+from recon.models.unrolled import PIXELS, Gains, Scale, UnrolledReconstructor, quieten
 from recon.physics.errors import OptionError
 
 Placement = str
@@ -36,6 +36,8 @@ class ISTANetPlus(UnrolledReconstructor):
         9 as published, with weights of their own.
     features, channels, stitch, scale, measurements, pixels
         As of `recon.models.ista_net.ISTANet`.
+    quiet
+        Begin with corrections G a tenth as large as published: a short training gets further.
 
     References
     ----------
@@ -44,6 +46,7 @@ class ISTANetPlus(UnrolledReconstructor):
     """
 
     own_losses = ("symmetry",)
+    linear_start = True
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class ISTANetPlus(UnrolledReconstructor):
         channels: int = 1,
         stitch: bool = False,
         scale: Scale = "none",
+        quiet: bool = False,
         measurements: int = 0,
         pixels: int = PIXELS,
     ) -> None:
@@ -61,6 +65,8 @@ class ISTANetPlus(UnrolledReconstructor):
             raise OptionError("a transform has a feature at least", found=features)
         self.recursion = Recursion(phases)
         self.blocks = nn.ModuleList(PlusPhase(channels, features) for _ in range(phases))
+        if quiet:
+            quieten(block.G for block in self.blocks)
 
     def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:  # noqa: ARG002 - it has none
         """Return None: nothing is modulated."""

@@ -9,7 +9,7 @@ from torch import nn
 from recon.models import registry
 from recon.models.coast import ControlledPhase
 from recon.models.recursion import FeatureModulation, Recursion, Turn, conditions
-from recon.models.unrolled import Gains, Scale, UnrolledReconstructor
+from recon.models.unrolled import Gains, Scale, UnrolledReconstructor, quieten
 from recon.physics.errors import OptionError
 
 
@@ -26,7 +26,7 @@ class RecursiveCOAST(UnrolledReconstructor):
         Blocks; 5 as published.
     recursions
         Most turns of each, as many as it has outside training; 4 as published.
-    features, channels, stitch, crop, scale
+    features, channels, stitch, crop, scale, quiet
         As of `recon.models.coast.COAST`.
 
     References
@@ -44,6 +44,7 @@ class RecursiveCOAST(UnrolledReconstructor):
         stitch: bool = True,
         crop: bool = True,
         scale: Scale = "none",
+        quiet: bool = False,
     ) -> None:
         super().__init__(channels, stitch=stitch, crop=crop, scale=scale)
         if features < 1:
@@ -51,6 +52,8 @@ class RecursiveCOAST(UnrolledReconstructor):
         self.recursion = Recursion(phases, recursions)
         self.blocks = nn.ModuleList(ControlledPhase(channels, features) for _ in range(phases))
         self.control = FeatureModulation(3, features)
+        if quiet:
+            quieten(block.tail for block in self.blocks)
 
     def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:
         """Return one gain a feature for each turn."""

@@ -10,7 +10,7 @@ from torch import nn
 from recon.models import registry
 from recon.models.ista_net_plus import PlusPhase
 from recon.models.recursion import FeatureModulation, Recursion, Turn, conditions
-from recon.models.unrolled import PIXELS, Gains, Scale, UnrolledReconstructor
+from recon.models.unrolled import PIXELS, Gains, Scale, UnrolledReconstructor, quieten
 from recon.physics.errors import OptionError
 
 _GAINS = 2  # of each turn
@@ -35,8 +35,8 @@ class RecursiveISTANetPlus(UnrolledReconstructor):
         Where the units' gains multiply the features. The authors publish their number only; ``transforms``, after the
         transform and after its inverse, and ``threshold``, before and after the soft threshold, both have it. ``none``:
         no units.
-    channels, stitch, scale, measurements, pixels
-        As of `recon.models.ista_net.ISTANet`.
+    channels, stitch, scale, quiet, measurements, pixels
+        As of `recon.models.ista_net_plus.ISTANetPlus`.
 
     References
     ----------
@@ -44,6 +44,7 @@ class RecursiveISTANetPlus(UnrolledReconstructor):
     """
 
     own_losses = ("symmetry",)
+    linear_start = True
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class RecursiveISTANetPlus(UnrolledReconstructor):
         channels: int = 1,
         stitch: bool = False,
         scale: Scale = "none",
+        quiet: bool = False,
         measurements: int = 0,
         pixels: int = PIXELS,
     ) -> None:
@@ -70,6 +72,8 @@ class RecursiveISTANetPlus(UnrolledReconstructor):
         self.blocks = nn.ModuleList(PlusPhase(channels, features, placement) for _ in range(phases))
         units = 0 if modulation == "none" else _GAINS
         self.modulation = nn.ModuleList(FeatureModulation(2, features).start_near_one() for _ in range(units))
+        if quiet:
+            quieten(block.G for block in self.blocks)
 
     def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:  # noqa: ARG002 - weights are of one ratio
         """Return two gains a feature for each turn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from weakref import ref
 
@@ -31,6 +31,7 @@ Scale = str
 
 PIXELS = 33 * 33  # of a block, in all the papers
 _PIECE = 16  # blocks of 33 x 33 whose features stay in a processor's cache
+_QUIET = 0.1
 _FOREIGN = 0.1  # how far Phi Q may be from the identity: weights may be stored in 16 bits
 
 
@@ -50,11 +51,14 @@ class UnrolledReconstructor(LearnedReconstructor):
     initial
         Matrix Q, (pixels, measurements), of the linear estimate :math:`x_0 = Q y` for block compressed sensing with one
         matrix; None: :math:`x_0 = A^T y / \|A\|^2`.
+    linear_start
+        Whether training with one matrix is to fit one.
     """
 
     recursion: Recursion
     blocks: nn.ModuleList
     initial: Tensor | None
+    linear_start = False
 
     def __init__(
         self, channels: int, *, stitch: bool, crop: bool, scale: Scale, measurements: int = 0, pixels: int = PIXELS
@@ -195,6 +199,13 @@ class UnrolledReconstructor(LearnedReconstructor):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_checked": None}  # a weak reference does not travel
+
+
+def quieten(layers: Iterable[nn.Module]) -> None:
+    """Make the weights of layers that end a block's correction small, so that the first images are the data's."""
+    with torch.no_grad():
+        for parameter in (p for layer in layers for p in layer.parameters()):
+            parameter.mul_(_QUIET)
 
 
 def linear_estimate(
