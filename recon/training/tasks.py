@@ -113,7 +113,7 @@ def _compressed_sensing(_batch: int, shape: Shape, rng: torch.Generator) -> Line
 
 
 def _ct(_batch: int, shape: Shape, rng: torch.Generator) -> LinearPhysics:
-    return _of_norm(_tomography(shape, _ANGLES[int(torch.randint(len(_ANGLES), (), generator=rng))]), 1.0)
+    return _tomography(shape, _ANGLES[int(torch.randint(len(_ANGLES), (), generator=rng))])
 
 
 def _mri(batch: int, shape: Shape, rng: torch.Generator) -> LinearPhysics:
