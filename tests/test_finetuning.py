@@ -7,7 +7,7 @@ import torch
 from deepinv.physics import PoissonNoise
 from deepinv.physics.noise import ZeroNoise
 from galaxies import observation
-from networks import TINY, tiny
+from networks import problem_of, tiny
 from to_tune import Shrink, noisy, pair, scan
 from torch import nn
 
@@ -19,7 +19,9 @@ from recon.finetuning.losses import automatic
 from recon.finetuning.measurements import Measurement
 from recon.measured_files import simulate_measurements
 from recon.physics import Denoising, FunctionPhysics
+from recon.physics.compressed_sensing import BlockCompressedSensing
 from recon.physics.errors import DataError, OperatorError, OptionError, ShapeError
+from recon.physics.measurement_matrices import gaussian_matrix
 from recon.physics_spec import parse_spec
 from recon.prepare import Preparation
 
@@ -181,10 +183,17 @@ def test_the_card_goes_on_from_that_of_the_network():
     assert (tuned.card.covers.coils[0], tuned.card.covers.matrix[0]) == (3, 24)
 
 
-@pytest.mark.parametrize("name", sorted(set(TINY) & {"galaxy-admm", "shapenet", "unet", "varnet", "unfolded-ista"}))
+@pytest.mark.parametrize(
+    "name", ["coast", "galaxy-admm", "lista", "ista-net-plus", "shapenet", "unet", "unfolded-ista"]
+)
 def test_other_networks_run(name):
     if name in ("galaxy-admm", "shapenet"):
         _, y, physics = observation(3)
+    elif name == "lista":
+        y, physics = problem_of(name)
+    elif name in ("coast", "ista-net-plus"):
+        physics = BlockCompressedSensing(gaussian_matrix(10, 64, torch.Generator().manual_seed(0)), (16, 16), (8, 8))
+        y = physics.A(torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1)))
     elif name == "unfolded-ista":
         y, physics = pair(noisy(24))
     else:
@@ -231,6 +240,8 @@ def test_bad_measurements_are_refused():
         recon.finetune(model, (y, physics), null_space="multi-operator")
     with pytest.raises(OptionError, match="without weights"):
         recon.finetune("cg-sense", pair(scan()))
+    with pytest.raises(OptionError, match="no gradient"):
+        recon.finetune(tiny("drunet-pnp"), pair(scan()), loss="ssdu")
     with pytest.raises(OptionError, match="rank"):
         recon.finetune(tiny("recurrentvarnet"), pair(scan()), rank=1000)
     with pytest.raises(OptionError, match="nothing is known of"):
@@ -248,7 +259,7 @@ def test_a_wrong_adjoint_and_a_nonlinear_operator_are_refused_before_anything_is
     y = noisy(8).y
     wrong = FunctionPhysics(lambda x: 2 * x, lambda v: v, img_size=(1, 8, 8))
     with pytest.raises(OperatorError, match="adjoint"):
-        recon.finetune(Shrink(), (y, wrong))
+        recon.finetune(Shrink(), [pair(noisy(8)), (y, wrong)])  # whichever it is
     affine = FunctionPhysics(lambda x: x + 1, lambda v: v, img_size=(1, 8, 8))
     with pytest.raises(OperatorError, match="not linear"):
         recon.finetune(Shrink(), (y, affine))

@@ -139,7 +139,7 @@ def measurements_of(
     if len(makers) > most:
         makers = [makers[i] for i in np.linspace(0, len(makers) - 1, most).round().astype(int)]
     found = Gathered(makers, origins, how.resolved_device())
-    check(found[0])
+    check(found[0])  # of files the operators are ours; a user's own are all checked above
     return found
 
 
@@ -195,8 +195,11 @@ def _makers(item: Any, psf: str | Path | None, how: Preparation) -> tuple[list[C
         y, physics = item
         if not isinstance(physics, LinearPhysics):
             raise OptionError("measurements need a linear operator", found=type(physics).__name__)
-        return [partial(_of_tensors, y, physics, "tensor")], Origin("tensor", _sha256(y))
+        item = _of_tensors(y, physics, "tensor")
+    if isinstance(item, TrainingBatch):
+        item = Measurement(y=item.y, physics=item.physics(), name=", ".join(item.names))
     if isinstance(item, Measurement):
+        check(item)
         return [lambda: item], Origin(item.name or "tensor", _sha256(item.y))
     if isinstance(item, Scan):
         sliced, _ = as_slices(item)
@@ -209,9 +212,6 @@ def _makers(item: Any, psf: str | Path | None, how: Preparation) -> tuple[list[C
     if isinstance(item, Stamps):
         starts = [s for s in range(0, item.n, _STAMPS) if _usable(item, s)]
         return [partial(_of_stamps, item, s) for s in starts], Origin(str(item.source), fingerprint(item))
-    if isinstance(item, TrainingBatch):
-        made = Measurement(y=item.y, physics=item.physics(), name=", ".join(item.names))
-        return [lambda: made], Origin(made.name, _sha256(item.y))
     raise OptionError(
         "data that nothing is known of",
         found=type(item).__name__,

@@ -151,12 +151,12 @@ def finetune(
     tuned = copy.deepcopy(own).to(measurements[0].y.device)
     holding = hold_out(tuned, measurements, seed=seed)
     objective, told = _objective(loss, null_space, null_weight, holding)
-    _try(objective, tuned, holding.training[0], seed)
     if rank is None:
         tuned.requires_grad_(True)
         trained = sum(p.numel() for p in tuned.parameters())
     else:
         trained = add_adapters(tuned, rank, seed=seed)
+    _try(objective, tuned, holding.training[0], seed)
     course = descend(
         tuned, holding.training, objective, lambda: holding.error(tuned), descent, seed=seed, progress=progress
     )
@@ -209,10 +209,14 @@ def _objective(
 
 
 def _try(objective: Objective, model: Reconstructor, measurement: Measurement, seed: int) -> None:
-    """Meet what is wrong with the data before any work is done."""
+    """Meet what is wrong with the data, or with a method that cannot be trained, before any work is done."""
     model.eval()
-    with torch.no_grad(), seeded(seed, 0, measurement.y.device) as rng:
-        objective(model, measurement, rng)
+    with seeded(seed, 0, measurement.y.device) as rng:
+        value = objective(model, measurement, rng)
+    if not value.requires_grad:
+        raise OptionError(
+            "the images of this method have no gradient, so that nothing can be trained", found=type(model).__name__
+        )
 
 
 def _notes(course: Course, told: dict[str, str]) -> tuple[str, ...]:

@@ -6,13 +6,13 @@ pixels are masked; of block compressed sensing rows of the matrix are left out; 
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from functools import singledispatch
 
 import torch
-from deepinv.loss import SplittingLoss
-from deepinv.physics import LinearPhysics
+from deepinv.physics import Inpainting, LinearPhysics
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -57,9 +57,9 @@ def split(measurement: Measurement, fraction: float, rng: torch.Generator) -> tu
 
 @singledispatch
 def chosen(physics: LinearPhysics, y: Tensor, fraction: float, rng: torch.Generator) -> Bool[Tensor, "..."]:  # noqa: ARG001
-    """Choose the entries that are left out, broadcastable to ``y``: alike in all channels."""
-    shape = (y.shape[0], 1, *y.shape[2:]) if y.ndim > 2 else tuple(y.shape)
-    return (torch.rand(shape, generator=rng) < fraction).to(y.device)
+    """Choose the entries that are left out, broadcastable to ``y``: alike in all images of the batch and channels."""
+    shape = (1, 1, *y.shape[2:]) if y.ndim > 2 else (1, *y.shape[1:])
+    return _drawn(shape, fraction, rng).to(y.device)
 
 
 @chosen.register
@@ -69,30 +69,39 @@ def _(physics: MultiCoilMRI, y: Tensor, fraction: float, rng: torch.Generator) -
 
 @chosen.register
 def _(physics: NonCartesianMRI, y: Tensor, fraction: float, rng: torch.Generator) -> Bool[Tensor, "..."]:  # noqa: ARG001
-    return (torch.rand(1, 1, y.shape[-1], generator=rng) < fraction).to(y.device)
+    return _drawn((1, 1, y.shape[-1]), fraction, rng).to(y.device)
 
 
 @chosen.register
 def _(physics: PSFConvolution, y: Tensor, fraction: float, rng: torch.Generator) -> Bool[Tensor, "..."]:
-    drawn = (torch.rand(y.shape, generator=rng) < fraction).to(y.device)
+    drawn = _drawn(tuple(y.shape), fraction, rng).to(y.device)
     return drawn if physics.weight is None else drawn & (physics.weight > 0)
 
 
 @chosen.register
 def _(physics: BlockCompressedSensing, y: Tensor, fraction: float, rng: torch.Generator) -> Bool[Tensor, "..."]:  # noqa: ARG001
-    rows = y.shape[2]
-    part = torch.zeros(rows, dtype=torch.bool)
-    if rows > 1:
-        part[torch.randperm(rows, generator=rng)[: max(round(fraction * rows), 1)]] = True
+    part = _drawn((y.shape[2],), fraction, rng)
     return part[None, None, :, None, None].to(y.device)
+
+
+def _drawn(shape: tuple[int, ...], fraction: float, rng: torch.Generator) -> Bool[Tensor, "..."]:
+    """Draw a share of the entries, one at least; none where there is one only."""
+    count = math.prod(shape)
+    part = torch.zeros(count, dtype=torch.bool)
+    if count > 1:
+        part[torch.randperm(count, generator=rng)[: max(round(fraction * count), 1)]] = True
+    return part.reshape(shape)
 
 
 @singledispatch
 def restricted(physics: LinearPhysics, y: Tensor, left_out: Bool[Tensor, "..."]) -> tuple[Tensor, LinearPhysics]:
     """Return the entries that are kept, and their operator."""
+    selection = Inpainting(tuple(y.shape[1:]), mask=(~left_out).to(y.real.dtype), device=y.device)
     with warnings.catch_warnings():  # deepinv's, that a mask before an operator costs its closed-form inverse
         warnings.filterwarnings("ignore", message=".*DecomposablePhysics")
-        return SplittingLoss.split((~left_out).to(y.real.dtype), y, physics)
+        kept = selection * physics
+    kept.noise_model = physics.noise_model
+    return selection.A(y), kept
 
 
 @restricted.register
