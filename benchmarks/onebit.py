@@ -1,6 +1,6 @@
 """One-bit LISTA: error against depth and against bits a link, beside ternary, 8-bit and real weights.
 
-``python benchmarks/onebit.py [--seeds N] [--steps N N] [--figure FILE]``
+``python benchmarks/onebit.py [--seeds N] [--steps N N] [--figure FILE]``; ``--speed`` times inference instead.
 
 Bernoulli-Gaussian signals of 128 numbers, a tenth not zero, are recovered from 64 noisy measurements (30 dB), by a
 Gaussian matrix that is dense or has 4 blocks on its diagonal. Each network is trained with real weights, has them
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import record
+from common import ratio, record, time_side_by_side
 from torch import Tensor
 
 from recon.cards import Card
@@ -29,7 +29,7 @@ from recon.checkpoint import save_checkpoint
 from recon.datasets.random import child_generator
 from recon.datasets.sparse import bernoulli_gaussian, gaussian_projections, noise_of_snr
 from recon.models.lista import LISTA
-from recon.onebit import Quantisation, count_links, payload_bits, quantise, remove
+from recon.onebit import Quantisation, count_links, integer_inference, payload_bits, quantise, remove
 from recon.physics.matrix import MatrixOperator
 
 N, M, RATE, SNR = 128, 64, 0.1, 30.0
@@ -41,6 +41,7 @@ NAMES = {"full": "real (32 bits)", "8-bit": "8 bits", "ternary": "ternary", "one
 COLOURS = {"full": "#333333", "8-bit": "#4c72b0", "ternary": "#dd8452", "one-bit": "#c44e52"}
 PATTERNS = ("layers.*.weight",)
 LR, LATENT_LR = 2e-3, 1e-3  # of the first stage; of latent weights in the second
+SIZES = ((64, 128), (512, 1024), (2048, 4096))  # of the matrices that are timed
 FIGURE = Path(__file__).parent.parent / "docs" / "onebit.png"
 
 
@@ -159,6 +160,35 @@ def study(seeds: int, steps: Sequence[int]) -> list[dict[str, object]]:
     return rows
 
 
+def speed() -> list[dict[str, object]]:
+    """Time a layer, and a LISTA of 8 such layers: products of integers against those of real numbers."""
+    rows: list[dict[str, object]] = []
+    print(f"{'what':>6}{'m':>6}{'n':>6}{'batch':>7}{'faster':>9}{'least':>7}{'most':>7}{'error':>9}")
+    for what, m, n, batch in [
+        (what, m, n, batch) for what in ("layer", "lista") for m, n in SIZES for batch in (1, 64)
+    ]:
+        torch.manual_seed(0)
+        physics = MatrixOperator(gaussian_projections(m, n, seed=0))
+        y = physics.A(bernoulli_gaussian((batch, n), RATE, seed=1))
+        model = LISTA(m, n, 8)
+        model.start(physics, y)
+        quantise(model, Quantisation(patterns=PATTERNS))
+        fast = integer_inference(model)
+        remove(model)
+        with torch.no_grad():
+            if what == "layer":
+                real, integers = (lambda: model.layers[0](y)), (lambda: fast.layers[0](y))  # noqa: B023 - at once
+            else:
+                real, integers = (lambda: model(y, physics)), (lambda: fast(y, physics))  # noqa: B023
+            error = float((integers() - real()).norm() / real().norm())
+            seconds = time_side_by_side({"real": real, "integers": integers}, repeats=15, warmup=2)
+        median, least, most = ratio(seconds["real"], seconds["integers"])
+        row = {"what": what, "m": m, "n": n, "batch": batch, "faster": median, "least": least, "most": most}
+        rows.append(row | {"error": error})
+        print(f"{what:>6}{m:>6}{n:>6}{batch:>7}{median:>9.2f}{least:>7.2f}{most:>7.2f}{error:>9.1e}", flush=True)
+    return rows
+
+
 def draw(rows: list[dict[str, object]], file: Path) -> None:
     """Error against depth, the same against bits a link, and the gap between training and test."""
     from matplotlib.figure import Figure
@@ -195,7 +225,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, nargs=2, default=(1000, 600), help="of the two stages")
     parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--speed", action="store_true", help="time products of integers against those of real numbers")
     options = parser.parse_args()
+    if options.speed:
+        record("onebit", {"speed": speed()})
+        return
     rows = study(options.seeds, options.steps)
     record("onebit", {"seeds": options.seeds, "steps": options.steps, "rows": rows})
     draw(rows, options.figure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from deepinv.physics import MRI
 from deepinv.physics.noise import GaussianNoise, NoiseModel
@@ -10,7 +12,6 @@ from torch import Tensor
 
 from recon.physics import operators
 from recon.physics.errors import MaskError
-from recon.physics.fft import centring_phases
 from recon.physics.layout import to_channels, to_complex
 
 
@@ -18,8 +19,7 @@ from recon.physics.layout import to_channels, to_complex
 class SingleCoilMRI(MRI):
     r"""Sampled centred Fourier transform, :math:`y = M F x`, as deepinv's `MRI`: real with two channels on both sides.
 
-    The shifts of the centred FFT are phases here (`recon.physics.fft.centring_phases`), which is faster; the
-    singular value decomposition, ``A_dagger`` and ``prox_l2`` are deepinv's.
+    All is deepinv's but ``A_adjoint_A``, which goes without the shifts of the images.
 
     Parameters
     ----------
@@ -39,13 +39,12 @@ class SingleCoilMRI(MRI):
             raise MaskError("a mask of a shape that cannot be used", found=tuple(mask.shape), expected="(y, x)")
         if not mask.is_meta and not bool(mask.any()):
             raise MaskError("the mask samples nothing")
+        if not mask.is_meta and mask.ndim == 4 and not torch.equal(mask[:, :1], mask[:, -1:]):
+            raise MaskError("the real and the imaginary part of a sample are measured together")
         if not mask.is_floating_point():
             mask = mask.to(torch.get_default_dtype())
         super().__init__(mask=mask[None, None] if mask.ndim == 2 else mask, noise_model=noise_model, device=mask.device)
         self.img_size = tuple(self.mask.shape[1:])
-        phase_m, phase_k = centring_phases(self.img_size[1:], mask.dtype.to_complex(), mask.device)
-        self.register_buffer("_phase_m", phase_m, persistent=False)
-        self.register_buffer("_phase_k", phase_k, persistent=False)
 
     @classmethod
     def example(
@@ -61,10 +60,10 @@ class SingleCoilMRI(MRI):
         x = torch.randn(batch, 2, 10, 9, dtype=dtype, generator=generator).to(device)
         return cls(mask, noise_model=GaussianNoise(0.1)), x
 
-    def V_adjoint(self, x: Float[Tensor, "b 2 y x"]) -> Float[Tensor, "b 2 y x"]:
-        """Transform to k-space."""
-        return to_channels(torch.fft.fft2(to_complex(x) * self._phase_m, norm="ortho") * self._phase_k)
-
-    def V(self, k: Float[Tensor, "b 2 y x"]) -> Float[Tensor, "b 2 y x"]:
-        """Transform back to the image."""
-        return to_channels(torch.fft.ifft2(to_complex(k) * self._phase_k.conj(), norm="ortho") * self._phase_m.conj())
+    def A_adjoint_A(
+        self, x: Float[Tensor, "b 2 y x"], mask: Tensor | None = None, **parameters: Any
+    ) -> Float[Tensor, "b 2 y x"]:
+        """Transform, mask and transform back; a convolution commutes with shifts, so that only the mask is shifted."""
+        self.update_parameters(mask=mask, **parameters)
+        weight = torch.fft.ifftshift(self.mask[:, :1].square(), dim=(-2, -1))
+        return to_channels(torch.fft.ifft2(torch.fft.fft2(to_complex(x)).mul_(weight)))

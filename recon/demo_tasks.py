@@ -98,7 +98,7 @@ def run_task_demo(
     folder: str | Path,
     tasks: Sequence[str] | None = None,
     *,
-    size: int = SIZE,
+    size: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     overwrite: bool = False,
@@ -112,7 +112,7 @@ def run_task_demo(
     tasks
         Names of `TASKS`; None: all.
     size
-        Side of the pictures.
+        Side of the pictures; None: `SIZE`.
     seed
         Seed of all random choices.
     progress
@@ -161,10 +161,10 @@ def run_task_demo(
     return TaskDemo(rows, left_out, folder / "report.html", time.perf_counter() - start)
 
 
-def measured_picture(task: str, *, size: int = SIZE, seed: int = 0) -> Measurements:
+def measured_picture(task: str, *, size: int | None = None, seed: int = 0) -> Measurements:
     """Make the measurements of a task."""
     spec = TASKS[task].spec
-    return simulate_measurements(_picture(TASKS[task].picture, size), parse_spec(f"{spec},seed={seed}"))
+    return simulate_measurements(_picture(TASKS[task].picture, size or SIZE), parse_spec(f"{spec},seed={seed}"))
 
 
 def _picture(name: str, size: int) -> Image:

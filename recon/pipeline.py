@@ -16,7 +16,7 @@ from deepinv.physics import LinearPhysics
 from numpy import ndarray
 from torch import Tensor
 
-from recon.compressed import reconstruct_compressed
+from recon.compressed import CompressedProblem, choose_compressed, reconstruct_compressed
 from recon.datasets import CompressedScan, Image, Measurements, Scan, Stamps
 from recon.datasets import open as open_file
 from recon.datasets.readers import Opened
@@ -315,7 +315,9 @@ def _on_tensors(
         y, physics = y.to(device), physics.clone().to(device)
     if model == "auto" and isinstance(physics, PSFConvolution):
         model = choose(physics.psf)[0]
-    elif model == "auto" and isinstance(physics, MultiCoilMRI | NonCartesianMRI | BlockCompressedSensing):
+    elif model == "auto" and isinstance(physics, BlockCompressedSensing):
+        model = choose_compressed(CompressedProblem(y=y[:1], physics=physics, peak=1.0))[0]
+    elif model == "auto" and isinstance(physics, MultiCoilMRI | NonCartesianMRI):
         model = "l1-wavelet"
     return reconstruct_measured(y, physics, model, sigma=sigma, gain=gain, tile=tile).image
 

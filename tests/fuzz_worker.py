@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from samples import OPTIONS, SAMPLES
 
-from recon.datasets import Image, Scan, Stamps
+from recon.datasets import Image, Measurements, Scan, Stamps
 from recon.datasets import open as open_any
 from recon.physics.errors import ReconError
 
@@ -50,6 +50,9 @@ def use(path: Path, format: str | None, variable: str | None) -> str:
         elif isinstance(found, Stamps):
             for index in range(min(found.n, 4)):
                 found.batch(index, index + 1)
+        elif isinstance(found, Measurements):
+            for index in range(min(found.n_slices, 4)):
+                found.slice(index)
         else:
             assert isinstance(found, Image)
             for index in range(min(found.n_slices, 4)):

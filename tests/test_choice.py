@@ -13,7 +13,7 @@ from skimage.data import shepp_logan_phantom
 from skimage.transform import resize
 
 import recon
-from recon import cards, checkpoint, choice, pipeline, scan_plan, slices, zoo
+from recon import cards, checkpoint, choice, scan_plan, slices, zoo
 from recon.cards import Card, Covers
 from recon.checkpoint import save_checkpoint
 from recon.choice import CLASSICAL, LEARNED, Verdict, choose, compare, outside
@@ -76,7 +76,7 @@ def ship(tmp_path, monkeypatch):
         for module in (cards, checkpoint, choice, zoo):
             monkeypatch.setattr(module, "shipped", lambda: {"recurrentvarnet": path})
         if model is not None:
-            for module in (choice, slices, pipeline, scan_plan):
+            for module in (choice, slices, scan_plan):
                 monkeypatch.setattr(module, "load_model", lambda n: model if n == LEARNED else zoo.load_model(n))
         return card
 

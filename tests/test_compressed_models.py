@@ -245,6 +245,17 @@ def test_the_automatic_choice_asks_the_data(kind, generator, monkeypatch):
     assert ("this measurement matrix" in why) == (kind == "fixed")
 
 
+def test_tensors_have_their_model_chosen_too(generator, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "recon.pipeline.choose_compressed", lambda problem: seen.append(problem) or ("minimum-norm", "")
+    )
+    physics = operator(generator)
+    y = physics.A(torch.cat((ellipses(), ellipses())))
+    torch.testing.assert_close(reconstruct(y, physics=physics), physics.A_dagger(y))
+    assert torch.equal(seen[0].y, y[:1])
+
+
 def test_bad_scans_and_models(generator):
     scan = scan_of((255 * ellipses()[0]).numpy().astype(np.uint8), generator).scan
     with pytest.raises(OptionError, match="not for compressed measurements"):

@@ -60,7 +60,6 @@ def test_tasks_that_are_not():
 
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("recon.demo_tasks.SIZE", 40)
-    monkeypatch.setattr(run_task_demo, "__kwdefaults__", run_task_demo.__kwdefaults__ | {"size": 40})
     assert main(["demo", "inpainting", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {row["task"] for row in told["rows"]} == {"inpainting"}

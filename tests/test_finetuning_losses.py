@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from deepinv.physics import GaussianNoise, PoissonNoise
+from deepinv.physics import GaussianNoise, Inpainting, PoissonNoise
 from deepinv.physics.noise import PoissonGaussianNoise, ZeroNoise
 from galaxies import observation
 from networks import tiny
@@ -225,6 +225,16 @@ def test_the_real_view_is_an_isometry_of_what_was_measured():
     assert float(view.y.norm() * 2) == pytest.approx(float(m.y.abs().square().sum().sqrt()), rel=1e-5)
     x = m.physics.A_adjoint(m.y)
     assert torch.allclose(view.A(x), view.pack(m.physics.A(x)))
+
+
+def test_what_an_operator_does_not_measure_is_no_part_of_the_view():
+    mask = (torch.rand(1, 1, 16, 16, generator=rng()) < 0.5).float()
+    physics = Inpainting((1, 16, 16), mask=mask, noise_model=GaussianNoise(SIGMA))
+    m = Measurement(y=physics(torch.rand(1, 1, 16, 16, generator=rng())), physics=physics)
+    view = Standardised(m, m.deviation)
+    assert view.y.numel() == int(mask.sum())
+    assert torch.allclose(view.unpack(view.y), m.y)
+    assert not bool(recorrupted(m, rng()).kept.y[mask == 0].any())
 
 
 def test_recorrupted_copies_have_independent_noise():

@@ -223,6 +223,7 @@ def test_measurements_of_another_shape_or_not_finite():
         (lambda: Resampling(0.5, (1, 8, 8)), OptionError, "from 1 to 8"),
         (lambda: SingleCoilMRI(torch.zeros(4, 4)), MaskError, "samples nothing"),
         (lambda: SingleCoilMRI(torch.ones(3, 4, 4)), MaskError, "shape"),
+        (lambda: SingleCoilMRI(torch.eye(2)[None, :, None].expand(1, 2, 4, 2)), MaskError, "together"),
     ],
 )
 def test_what_cannot_be_an_operator(make, error, message):

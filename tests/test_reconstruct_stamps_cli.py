@@ -260,7 +260,7 @@ def test_bad_options(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "--coils does not apply to galaxy stamps" in refused(capsys, file, *out, "--coils", "4")
     assert "two replicas" in refused(capsys, file, *out, "--replicas", "1")
     assert "takes k-space" in refused(capsys, file, *out, "--model", "cg-sense")
-    assert "no weights for 'galaxy-admm'" in refused(capsys, file, *out, "--model", "galaxy-admm")
+    assert "no weights for 'shapenet'" in refused(capsys, file, *out, "--model", "shapenet")
     k = tmp_path / "scan.npz"
     np.savez(k, kspace=np.ones((1, 2, 16, 16), np.complex64))
     assert "--replicas does not apply to k-space" in refused(capsys, k, "--out", tmp_path / "o.h5", "--replicas", "2")

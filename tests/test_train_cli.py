@@ -107,7 +107,7 @@ def test_misspelt_configuration(
 
 def test_misspelt_options_and_files(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--model.lrr" in refused(capsys, config, "--model.lrr", "1")
-    assert "expected a file, or one of galaxy-admm, " in refused(capsys, "recurrentvarnet-tyni")
+    assert "expected a file, or one of coast, " in refused(capsys, "recurrentvarnet-tyni")
     assert "no such training state" in refused(capsys, config, "--ckpt_path", "last")
     assert not Path("runs").exists()
 

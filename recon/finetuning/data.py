@@ -15,7 +15,7 @@ from deepinv.physics import LinearPhysics
 from deepinv.physics.noise import GaussianNoise
 from torch import Tensor
 
-from recon.datasets import CompressedScan, Image, Measurements, Scan, Stamps
+from recon.datasets import CompressedScan, Image, Measurements, Scan, Source, Stamps
 from recon.datasets import open as open_file
 from recon.finetuning.measurements import Measurement
 from recon.galaxies.catalogue import UNUSABLE
@@ -211,7 +211,7 @@ def _makers(item: Any, psf: str | Path | None, how: Preparation) -> tuple[list[C
         return [partial(_of_compressed, item, i) for i in range(item.n_slices)], _origin(item)
     if isinstance(item, Stamps):
         starts = [s for s in range(0, item.n, _STAMPS) if _usable(item, s)]
-        return [partial(_of_stamps, item, s) for s in starts], Origin(str(item.source), fingerprint(item))
+        return [partial(_of_stamps, item, s) for s in starts], Origin(_name(item.source), fingerprint(item))
     raise OptionError(
         "data that nothing is known of",
         found=type(item).__name__,
@@ -237,7 +237,11 @@ def _origin(data: Scan | CompressedScan | Measurements) -> Origin:
     if sha is None:
         first = data.slice(0)
         sha = hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest()
-    return Origin(data.source.path.name if data.source.path is not None else str(data.source), sha)
+    return Origin(_name(data.source), sha)
+
+
+def _name(source: Source) -> str:
+    return str(source) if source.path is None else source.path.name
 
 
 def _of_tensors(y: Tensor, physics: LinearPhysics, name: str) -> Measurement:

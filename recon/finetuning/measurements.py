@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, singledispatch
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import MRI, Inpainting, LinearPhysics
 from deepinv.physics.noise import GaussianNoise, NoiseModel
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -67,6 +67,12 @@ def _(physics: MultiCoilMRI, y: Tensor) -> Bool[Tensor, "..."] | None:
     return physics.mask.expand_as(y)
 
 
+@sampled_entries.register(Inpainting)
+@sampled_entries.register(MRI)
+def _(physics: Inpainting | MRI, y: Tensor) -> Bool[Tensor, "..."] | None:
+    return (physics.mask != 0).expand_as(y)
+
+
 @sampled_entries.register
 def _(physics: PSFConvolution, y: Tensor) -> Bool[Tensor, "..."] | None:
     return None if physics.weight is None else (physics.weight > 0).expand_as(y)
@@ -121,7 +127,6 @@ class Standardised(nn.Module):
         super().__init__()
         self.measurement, self.unit, self.offset = measurement, unit, offset
         self.y = self.pack(measurement.y)
-        self.noise_model = measurement.physics.noise_model
 
     def pack(self, y: Tensor) -> Float[Tensor, "1 m"]:
         """From the measurements' shape to the vector."""

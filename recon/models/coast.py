@@ -71,7 +71,7 @@ class COAST(UnrolledReconstructor):
         self.blocks = nn.ModuleList(ControlledPhase(channels, features) for _ in range(phases))
         self.control = nn.Linear(1, features)
         if quiet:
-            quieten(block.tail for block in self.blocks)
+            quieten(self.blocks, "tail")
 
     def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:
         """Return one gain a feature, the same for all turns."""

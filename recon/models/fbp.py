@@ -19,13 +19,13 @@ class FilteredBackProjection(Reconstructor):
     The standard of scanners for full angular coverage; streaks where angles are few.
     """
 
-    def forward(self, y: Float[Tensor, "b c detector angle"], physics: LinearPhysics) -> Float[Tensor, "b c y x"]:
+    def forward(self, y: Tensor, physics: LinearPhysics) -> Float[Tensor, "b c y x"]:
         """Reconstruct.
 
         Parameters
         ----------
         y
-            Sinograms.
+            Sinograms ``(b, c, detector, angle)``.
         physics
             Their operator.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -79,8 +80,8 @@ class _Phase(nn.Module):
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
         self.step, self.threshold = nn.Parameter(torch.tensor(_RHO)), nn.Parameter(torch.tensor(_THETA))
-        self.transform = transform(channels, features, features)
-        self.inverse = transform(features, features, channels)
+        self.transform = Transform(channels, features, features)
+        self.inverse = Transform(features, features, channels)
 
     def forward(self, r: Seen, gains: Tensor | None, symmetry: bool) -> tuple[Seen, Seen | None]:  # noqa: ARG002
         """Return the next image, and the symmetry residual where it is wanted."""
@@ -89,9 +90,19 @@ class _Phase(nn.Module):
         return x, self.inverse(f) - r if symmetry else None
 
 
-def transform(into: int, between: int, out: int) -> nn.Sequential:
+class Transform(nn.Sequential):
     """Two 3x3 convolutions without bias with a ReLU between them."""
-    return nn.Sequential(kernels(into, between), nn.ReLU(inplace=True), kernels(between, out))
+
+    def __init__(self, into: int, between: int, out: int) -> None:
+        super().__init__(kernels(into, between), nn.ReLU(inplace=True), kernels(between, out))
+
+    def forward(
+        self, x: Float[Tensor, "n into h w"], gain: Float[Tensor, " out"] | None = None
+    ) -> Float[Tensor, "n out h w"]:
+        """Transform, and multiply each channel by a gain."""
+        first, rectified, last = self
+        assert isinstance(last, nn.Conv2d)
+        return modulated(last, rectified(first(x)), gain)
 
 
 def kernels(into: int, out: int) -> nn.Conv2d:
@@ -120,11 +131,11 @@ class _SoftThreshold(torch.autograd.Function):
         return f.sign().mul_(relu(f.abs().sub_(theta)))
 
     @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         f, theta = ctx.saved_tensors
         kept = gradient * (f.abs() > theta)
         return kept, -(kept * f.sign()).sum(dtype=theta.dtype).reshape(theta.shape)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recon.models import registry
 from recon.models.gradient_step import Seen
-from recon.models.ista_net import Features, kernels, modulated, soft_threshold, transform
+from recon.models.ista_net import Features, Transform, kernels, soft_threshold
 from recon.models.recursion import Recursion, Turn
 from recon.models.unrolled import PIXELS, Gains, Scale, UnrolledReconstructor, quieten
 from recon.physics.errors import OptionError
@@ -66,7 +66,7 @@ class ISTANetPlus(UnrolledReconstructor):
         self.recursion = Recursion(phases)
         self.blocks = nn.ModuleList(PlusPhase(channels, features) for _ in range(phases))
         if quiet:
-            quieten(block.G for block in self.blocks)
+            quieten(self.blocks, "G")
 
     def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:  # noqa: ARG002 - it has none
         """Return None: nothing is modulated."""
@@ -89,14 +89,14 @@ class PlusPhase(nn.Module):
         super().__init__()
         self.step, self.threshold = nn.Parameter(torch.tensor(_RHO)), nn.Parameter(torch.tensor(_THETA))
         self.D, self.G = kernels(channels, features), kernels(features, channels)
-        self.H, self.inverse = transform(features, features, features), transform(features, features, features)
+        self.H, self.inverse = Transform(features, features, features), Transform(features, features, features)
         self.placement = placement
 
     def forward(self, r: Seen, gains: Tensor | None, symmetry: bool) -> tuple[Seen, Features | None]:
         """Return the next image, and the symmetry residual where it is wanted."""
         first, second = (None, None) if gains is None else gains.unbind(0)
         d = self.D(r)
-        f = modulated(self.H[2], self.H[:2](d), first)
+        f = self.H(d, first)
         s = soft_threshold(f, self.threshold)
         x = r + self.G(self._back(s, second))
         return x, self._back(f, second) - d if symmetry else None
@@ -104,4 +104,4 @@ class PlusPhase(nn.Module):
     def _back(self, f: Features, gain: Tensor | None) -> Features:
         if gain is not None and self.placement == "threshold":
             f, gain = f * gain[:, None, None], None
-        return modulated(self.inverse[2], self.inverse[:2](f), gain)
+        return self.inverse(f, gain)

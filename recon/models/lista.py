@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from deepinv.physics import LinearPhysics
@@ -49,10 +50,14 @@ class LISTA(LearnedReconstructor):
                 "LISTA has a measurement, an unknown and a layer", found=f"{measurements}, {unknowns}, {layers}"
             )
         self.measurements, self.unknowns = measurements, unknowns
-        self.layers = nn.ModuleList(nn.Linear(measurements, unknowns, bias=False) for _ in range(layers))
+        self.layers = nn.ModuleList(_nothing(measurements, unknowns) for _ in range(layers))
         self.log_thresholds = nn.Parameter(torch.full((layers,), math.log(_THRESHOLD)))
-        for layer in self.layers:
-            nn.init.zeros_(layer.weight)
+
+    @property
+    def started(self) -> bool:
+        """Whether there are weights, of an operator."""
+        first: Any = self.layers[0].weight
+        return bool(first.any())
 
     @torch.no_grad()
     def start(self, physics: LinearPhysics, y: Float[Tensor, "b *measured"]) -> None:
@@ -62,6 +67,7 @@ class LISTA(LearnedReconstructor):
         adjoint = physics.A_adjoint(identity).flatten(1).T
         adjoint = adjoint / torch.linalg.matrix_norm(adjoint, ord=2).square()
         for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
             if is_parametrized(layer):
                 layer.weight = adjoint.to(first)  # sets what the parametrization is of
             else:
@@ -85,21 +91,6 @@ class LISTA(LearnedReconstructor):
         DataError
             Measurements that are not finite.
         """
-        self._check(y, physics)
-        scale = y.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (y.ndim - 1))
-        scale = torch.where(scale > 0, scale, 1)
-        y = y / scale
-        if self.training and not bool(self.layers[0].weight.any()):
-            self.start(physics, y)
-        x, residual = torch.zeros_like(physics.A_adjoint(y)), y
-        for t, layer in enumerate(self.layers):
-            if t:
-                residual = y - physics.A(x)
-            z = x + layer(residual.flatten(1)).view_as(x)
-            x = z.sign() * torch.relu(z.abs() - self.log_thresholds[t].exp())
-        return x * scale.reshape(-1, *[1] * (x.ndim - 1))
-
-    def _check(self, y: Tensor, physics: LinearPhysics) -> None:
         if y.is_complex() or y[0].numel() != self.measurements:
             raise ShapeError(
                 "measurements that do not fit the network",
@@ -108,6 +99,24 @@ class LISTA(LearnedReconstructor):
             )
         if not bool(torch.isfinite(y).all()):
             raise DataError("the measurements are not finite")
-        unknowns = physics.A_adjoint(y[:1]).numel()
-        if unknowns != self.unknowns:
-            raise ShapeError("an operator that does not fit the network", found=unknowns, expected=self.unknowns)
+        scale = y.flatten(1).square().mean(1).sqrt().reshape(-1, *[1] * (y.ndim - 1))
+        scale = torch.where(scale > 0, scale, 1)
+        y = y / scale
+        x, residual = torch.zeros_like(physics.A_adjoint(y)), y
+        if x[0].numel() != self.unknowns:
+            raise ShapeError("an operator that does not fit the network", found=x[0].numel(), expected=self.unknowns)
+        if self.training and not self.started:
+            self.start(physics, y)
+        for t, layer in enumerate(self.layers):
+            if t:
+                residual = y - physics.A(x)
+            z = x + layer(residual.flatten(1)).view_as(x)
+            x = z.sign() * torch.relu(z.abs() - self.log_thresholds[t].exp())
+        return x * scale.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _nothing(measurements: int, unknowns: int) -> nn.Linear:
+    """Make the layer of no operator yet, which is how a network is known that has not been started."""
+    layer = nn.Linear(measurements, unknowns, bias=False)
+    nn.init.zeros_(layer.weight)
+    return layer

@@ -53,8 +53,8 @@ class RecursiveCOAST(UnrolledReconstructor):
         self.blocks = nn.ModuleList(ControlledPhase(channels, features) for _ in range(phases))
         self.control = FeatureModulation(3, features)
         if quiet:
-            quieten(block.tail for block in self.blocks)
+            quieten(self.blocks, "tail")
 
     def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:
         """Return one gain a feature for each turn."""
-        return self.control(conditions(turns, self.blocks[0].step, 2 * ratio))[:, None]
+        return self.control(conditions(turns, self.blocks[0].get_parameter("step"), 2 * ratio))[:, None]

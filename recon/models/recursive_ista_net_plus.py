@@ -73,11 +73,11 @@ class RecursiveISTANetPlus(UnrolledReconstructor):
         units = 0 if modulation == "none" else _GAINS
         self.modulation = nn.ModuleList(FeatureModulation(2, features).start_near_one() for _ in range(units))
         if quiet:
-            quieten(block.G for block in self.blocks)
+            quieten(self.blocks, "G")
 
     def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:  # noqa: ARG002 - weights are of one ratio
         """Return two gains a feature for each turn."""
         if not self.modulation:
             return None
-        known = conditions(turns, self.blocks[0].step)
+        known = conditions(turns, self.blocks[0].get_parameter("step"))
         return torch.stack([unit(known) for unit in self.modulation], 1)

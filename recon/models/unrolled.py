@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import ref
 
@@ -162,8 +162,8 @@ class UnrolledReconstructor(LearnedReconstructor):
     ) -> Iterator[Seen]:
         x = step.start
         for k, turn in enumerate(turns):
-            block = self.blocks[turn.block]
-            r = step(x, block.step)
+            block: Any = self.blocks[turn.block]
+            r = step(x, block.get_parameter("step"))
             x, residual = block(r, None if gains is None else gains[k], residuals is not None)
             if residuals is not None and residual is not None:
                 residuals.append(residual)
@@ -201,10 +201,10 @@ class UnrolledReconstructor(LearnedReconstructor):
         return self.__dict__ | {"_checked": None}  # a weak reference does not travel
 
 
-def quieten(layers: Iterable[nn.Module]) -> None:
-    """Make the weights of layers that end a block's correction small, so that the first images are the data's."""
+def quieten(blocks: nn.ModuleList, last: str) -> None:
+    """Make the weights of the layers that end blocks' corrections small, so that the first images are the data's."""
     with torch.no_grad():
-        for parameter in (p for layer in layers for p in layer.parameters()):
+        for parameter in (p for block in blocks for p in block.get_submodule(last).parameters()):
             parameter.mul_(_QUIET)
 
 

@@ -36,6 +36,7 @@ class IntegerLinear(nn.Module):
 
     codes: Int8[Tensor, "m n"]
     scale: Float[Tensor, ""]
+    bias: Tensor | None
 
     def __init__(
         self, codes: Int8[Tensor, "n m"], scale: Float[Tensor, ""], bias: Float[Tensor, " n"] | None = None

@@ -146,9 +146,8 @@ def quantised_weights(network: nn.Module) -> Iterator[QuantisedWeight]:
     for place, module in network.named_modules():
         if not parametrize.is_parametrized(module):
             continue
-        for attribute, parametrizations in module.parametrizations.items():
-            if _is_ours(parametrizations):
-                yield QuantisedWeight(f"{place}.{attribute}", parametrizations.original, parametrizations[0])
+        for attribute, parametrizations in _ours(module).items():
+            yield QuantisedWeight(f"{place}.{attribute}", parametrizations.original, parametrizations[0])
 
 
 @torch.no_grad()
@@ -175,12 +174,13 @@ def remove(network: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             # A copy of a module has the class of the original, from which PyTorch would take the attribute away.
             module.__class__ = type(type(module).__name__, type(module).__bases__, _members(type(module)))
-            for attribute in [name for name, chain in module.parametrizations.items() if _is_ours(chain)]:
+            for attribute in _ours(module):
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=True)
 
 
-def _is_ours(parametrizations: nn.ModuleList) -> bool:
-    return isinstance(parametrizations[0], Quantiser)
+def _ours(module: nn.Module) -> dict[str, Any]:
+    chains: Any = module.parametrizations
+    return {name: chain for name, chain in chains.items() if isinstance(chain[0], Quantiser)}
 
 
 def _members(cls: type) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class Quantiser(nn.Module):
         Buffer; slope of the gradient of ``tanh``.
     """
 
+    mask: Tensor | None
     active: Bool[Tensor, ""]
     beta: Float[Tensor, ""]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recon.datasets import Measurements, Source, save
 from samples.registry import DATA, complex_normal, sample
 
 
@@ -90,3 +91,14 @@ def make_submission(folder: Path) -> Path:
     with h5py.File(folder / "file.h5", "w") as file:
         file["reconstruction"] = np.random.default_rng(0).random((2, 13, 10), np.float32)
     return folder / "file.h5"
+
+
+@sample("measurements")
+def make_measurements(folder: Path) -> Path:
+    """Written by our own writer: the format is ours."""
+    y = np.random.default_rng(3).standard_normal((2, 1, 12, 10)).astype(np.float32)
+    made = Measurements(
+        measurements=y, physics="denoising:sigma=2", img_size=(1, 12, 10), sigma=2.0, source=Source("array")
+    )
+    save(made, folder / "y.h5")
+    return folder / "y.h5"

@@ -161,7 +161,8 @@ class BlockData(ExampleData):
 
     def val_dataloader(self) -> DataLoader[TrainingBatch]:
         """Return the loader of images; their matrix is the one, or for a bank one that is not in it."""
-        return DataLoader(self.validation_set(), batch_size=1, collate_fn=self._validated)
+        mapped: Any = self.validation_set()
+        return DataLoader(mapped, batch_size=1, collate_fn=self._validated)
 
     def card(self) -> Card:
         """Say what was cut and how it was measured."""
