@@ -16,8 +16,8 @@ from recon.physics.errors import OptionError, ShapeError
 from recon.physics.kernels import checked_kernel
 
 Border = Literal["valid", "replicate", "reflect", "constant"]
-LARGE = 225
-"""Pixels of a kernel from which on deepinv's FFT convolution is the faster one (measured from 128 to 512 pixels)."""
+LARGE = 25
+"""Pixels of a kernel from which on deepinv's FFT convolution with its adjoint is faster (measured at 256 pixels)."""
 
 
 @operators.register("blur")

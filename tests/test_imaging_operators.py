@@ -70,13 +70,13 @@ def test_filter_arrays_see_one_colour_a_pixel(pattern, shares):
 
 
 @pytest.mark.parametrize("padding", ["valid", "replicate", "reflect", "constant"])
-@pytest.mark.parametrize("size", [5, 17])
+@pytest.mark.parametrize("size", [3, 17])
 def test_blur_is_deepinvs_in_both_ways_of_computing(x, padding, size):
     kernel = gaussian_kernel(1.5)
     kernel = torch.nn.functional.interpolate(kernel, size=(size, size)) if size != kernel.shape[-1] else kernel
     ours = Blur(kernel, (3, 24, 20), padding=padding)
     theirs = deepinv.physics.Blur(kernel, padding=padding)
-    assert ours.use_fft == (size > 15)
+    assert ours.use_fft == (size > 4)
     torch.testing.assert_close(ours.A(x), theirs.A(x), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.A_adjoint(ours.A(x)), theirs.A_adjoint(theirs.A(x)), rtol=1e-4, atol=1e-4)
 
@@ -112,6 +112,8 @@ def test_super_resolution_for_sizes_that_do_not_divide(size, generator):
     y = ours.A(x)
     assert y.shape[2:] == tuple(-(-n // 3) for n in size)
     assert torch.equal(y, deepinv.physics.Downsampling((1, *size), "bicubic", 3).A(x))
+    theirs = deepinv.physics.Downsampling((1, *size), "bicubic", 3)
+    torch.testing.assert_close(ours.A_adjoint(y), theirs.A_adjoint(y), rtol=1e-4, atol=1e-5)
     u = ours.prox_l2(x, y, gamma=2.0)
     torch.testing.assert_close(2.0 * ours.A_adjoint(ours.A(u) - y) + u, x, rtol=2e-3, atol=2e-3)
 
