@@ -22,6 +22,8 @@ from recon.zoo import ready
 
 BUDGET = Trust(slices=1, replicas=4, hold_out=True)
 """What a demo can afford on two cores; `recon reconstruct` spends more on the noise map."""
+_LEFT_OUT = ("fbp", "fista", "iht", "ista", "minimum-norm")
+"""Not for k-space, or slower ways to the image of l1-wavelet; they run when they are asked for."""
 _FIGURES = ("comparison.png", "trust.png", "sampling.png")
 
 Progress = Callable[[str, int, int], None]
@@ -79,8 +81,8 @@ def run_demo(
     folder
         Where the files go; it is made where it does not exist.
     methods
-        Names of models; None: all that are ready to be used. A method that does not suit the sample is left out, with
-        the reason, unless it was asked for by name.
+        Names of models; None: all for k-space that are ready to be used. A method that does not suit the sample is left
+        out, with the reason, unless it was asked for by name.
     trust
         What is spent on hold-out error and noise map.
     seed
@@ -99,7 +101,11 @@ def run_demo(
     """
     start = time.perf_counter()
     folder = Path(folder)
-    names = [name for name in ready() if not takes_stamps(name)] if methods is None else list(methods)
+    names = (
+        [name for name in ready() if not takes_stamps(name) and name not in _LEFT_OUT]
+        if methods is None
+        else list(methods)
+    )
     if not names:
         raise OptionError("the demo needs at least one method", cure=f"Choose among {', '.join(registry)}")
     tell = progress or (lambda _what, _done, _total: None)
