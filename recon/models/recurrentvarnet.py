@@ -9,12 +9,21 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
-from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 from torch.utils.checkpoint import checkpoint
 
 from recon.models import registry
 from recon.models.convgru import RecurrentRegulariser, State, StateInitialiser
 from recon.models.learned import LearnedReconstructor
+from recon.models.recurrent_steps import (
+    MAP_POOLS,
+    as_features,
+    combined,
+    consistent,
+    expanded,
+    gradient_step,
+    proximal_step,
+    refined,
+)
 from recon.models.recursion import Recursion, Turn
 from recon.models.scaling import unit_scale
 from recon.models.unet import UNet, check_cartesian
@@ -23,12 +32,9 @@ from recon.physics import MultiCoilMRI
 from recon.physics.errors import OptionError
 from recon.physics.fft import fft_centred, ifft_centred
 from recon.physics.layout import to_channels, to_complex
-from recon.physics.linalg import conjugate_gradient
 
 Initialiser = Literal["image", "kspace", "kspace-corner", "none"]
 _COMPLEX = 2  # real channels of a complex image
-_MAP_POOLS = 4  # of the U-Net for coil maps
-_SMALLEST = 2 ** (_MAP_POOLS + 1)  # side that leaves it two pixels
 _QUIET = 0.1  # size of the first updates after a warm start
 _WEIGHT = 0.3  # of the prior in proximal problems, at first
 _CONDITIONS = 2  # noise level and acceleration, in their logarithms, of about this mean and spread:
@@ -163,7 +169,7 @@ class RecurrentVarNet(LearnedReconstructor):
             self.step_sizes = nn.Parameter(torch.ones(steps))
         self.adaptation = _adaptation(steps + int(data_consistency)) if adaptive else None
         self.log_consistency = nn.Parameter(torch.zeros(())) if data_consistency else None
-        self.maps = UNet(_COMPLEX, _COMPLEX, refine_maps, _MAP_POOLS) if refine_maps else None
+        self.maps = UNet(_COMPLEX, _COMPLEX, refine_maps, MAP_POOLS) if refine_maps else None
 
     def forward(
         self,
@@ -191,9 +197,7 @@ class RecurrentVarNet(LearnedReconstructor):
         """
         check_cartesian(y, physics)
         if self.maps is not None:
-            physics = MultiCoilMRI(
-                _refined(self.maps, physics.coil_maps), physics.mask, noise_model=physics.noise_model
-            )
+            physics = MultiCoilMRI(refined(self.maps, physics.coil_maps), physics.mask, noise_model=physics.noise_model)
         unit = _SCALES[self.scale](y, physics)
         scaled = y / unit
         estimated = self.sparse_start > 0 or self.adaptation is not None
@@ -202,15 +206,15 @@ class RecurrentVarNet(LearnedReconstructor):
         turns = self.recursion.turns(recursions)
         if self.proximal:
             x = self._images(scaled, physics, levels, seen, changes, turns)
-            z = _expanded(physics.coil_maps, x) if self.output == "rss" else None
+            z = expanded(physics.coil_maps, x) if self.output == "rss" else None
         else:
             z = self._coil_images(scaled, physics, levels, seen, changes, turns)
-            x = _combined(physics.coil_maps, z)
+            x = combined(physics.coil_maps, z)
         if self.output == "rss":
             return torch.linalg.vector_norm(z, dim=1, keepdim=True) * unit
         if self.log_consistency is not None:
             right = to_complex(physics.A_adjoint(scaled))
-            x = _consistent(x, right, physics, (self.log_consistency + changes[-1]).exp(), _ITERATIONS)
+            x = consistent(x, right, physics, (self.log_consistency + changes[-1]).exp(), _ITERATIONS)
         return to_channels(x) * unit
 
     def _conditions(self, physics: MultiCoilMRI, unit: Tensor, levels: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -249,10 +253,10 @@ class RecurrentVarNet(LearnedReconstructor):
         mask = torch.fft.ifftshift(physics.mask, (-2, -1))
         start = self._start(y, physics, levels)
         z = z0 if start is None else filled_in(start, z0, physics, mask)
-        state = self._first_state(_combined(maps, z if self.sparse_start else z0))
+        state = self._first_state(combined(maps, z if self.sparse_start else z0))
         for turn in turns:
             size = self.step_sizes[turn.block] + changes[turn.block % len(changes)]
-            z, state = self._run(_gradient_step, turn, size, z, state, z0, maps, mask, self._at(turn, seen, y))
+            z, state = self._run(gradient_step, turn, size, z, state, z0, maps, mask, self._at(turn, seen, y))
         return z
 
     def _images(
@@ -272,7 +276,7 @@ class RecurrentVarNet(LearnedReconstructor):
         for turn in turns:
             weight = (self.log_weights[turn.block] + changes[turn.block % len(changes)]).exp()
             seen_now = self._at(turn, seen, y)
-            x, state = self._run(_proximal_step, turn, weight, x, state, right, physics, self.proximal, seen_now)
+            x, state = self._run(proximal_step, turn, weight, x, state, right, physics, self.proximal, seen_now)
         return x
 
     def _at(self, turn: Turn, seen: Tensor | None, y: Tensor) -> Tensor | None:
@@ -294,7 +298,7 @@ class RecurrentVarNet(LearnedReconstructor):
         if self.initialiser is None or self._initial_image is None:
             zero = image.real.new_zeros(b * sets, self.hidden, *(-(-n // self.block) for n in size))
             return [zero] * self.layers
-        return self.initialiser(_features(self._initial_image(image), self.block))
+        return self.initialiser(as_features(self._initial_image(image), self.block))
 
 
 def _adaptation(outputs: int) -> nn.Module:
@@ -335,90 +339,3 @@ _INITIAL_IMAGE: dict[str, Callable[[Tensor], Tensor] | None] = {
     "kspace-corner": _kspace_corner,
     "none": None,
 }
-
-
-def _gradient_step(
-    regulariser: nn.Module,
-    block: int,
-    step_size: Tensor,
-    z: Complex[Tensor, "b coil y x"],
-    state: State,
-    z0: Complex[Tensor, "b coil y x"],
-    maps: Complex[Tensor, "#b set coil y x"],
-    mask: Tensor,
-    seen: Tensor | None,
-) -> tuple[Complex[Tensor, "b coil y x"], State]:
-    """Step of the paper, on coil images."""
-    update, state = _regularised(regulariser, block, _combined(maps, z), state, seen)
-    gradient = torch.fft.ifftn(mask * torch.fft.fftn(z, dim=(-2, -1)), dim=(-2, -1)) - z0
-    return z - step_size * gradient + _expanded(maps, update), state
-
-
-def _proximal_step(
-    regulariser: nn.Module,
-    block: int,
-    weight: Tensor,
-    x: Complex[Tensor, "b set y x"],
-    state: State,
-    right: Complex[Tensor, "b set y x"],
-    physics: MultiCoilMRI,
-    iterations: int,
-    seen: Tensor | None,
-) -> tuple[Complex[Tensor, "b set y x"], State]:
-    """Regularise, then bring the image back to the data."""
-    update, state = _regularised(regulariser, block, x, state, seen)
-    return _consistent(x + update, right, physics, weight, iterations), state
-
-
-def _regularised(
-    regulariser: nn.Module, block: int, x: Complex[Tensor, "b set y x"], state: State, seen: Tensor | None
-) -> tuple[Complex[Tensor, "b set y x"], State]:
-    """Return the update of an image, each set by itself, and the next state."""
-    sets = x.shape[1]
-    features = _features(x, block)
-    if seen is not None:
-        constant = seen.repeat_interleave(sets, 0).expand(-1, -1, *features.shape[-2:])
-        features = torch.cat((features, constant), 1).contiguous(memory_format=torch.channels_last)
-    w, state = regulariser(features, state)
-    w = pixel_shuffle(w.to(x.real.dtype), block)[..., : x.shape[-2], : x.shape[-1]]
-    return to_complex(w).reshape(x.shape), state
-
-
-def _combined(maps: Tensor, z: Complex[Tensor, "b coil y x"]) -> Complex[Tensor, "b set y x"]:
-    return (maps.conj() * z[:, None]).sum(2)
-
-
-def _expanded(maps: Tensor, x: Complex[Tensor, "b set y x"]) -> Complex[Tensor, "b coil y x"]:
-    return (maps * x[:, :, None]).sum(1)
-
-
-def _refined(network: nn.Module, maps: Complex[Tensor, "b set coil y x"]) -> Complex[Tensor, "b set coil y x"]:
-    """Refine maps one by one, and give them unit norm over the coils where they had any."""
-    h, w = maps.shape[3:]
-    # Only small images are padded: the U-Net's instance normalisation needs more than one pixel at its coarsest scale.
-    images = pad(to_channels(maps.reshape(-1, 1, h, w)), (0, max(_SMALLEST - w, 0), 0, max(_SMALLEST - h, 0)))
-    refined = to_complex(network(images)[..., :h, :w]).reshape(maps.shape)
-    norm = torch.linalg.vector_norm(torch.view_as_real(refined), dim=(2, -1)).unsqueeze(2)
-    return torch.where(maps.abs().sum(2, keepdim=True) > 0, refined / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)
-
-
-def _features(x: Complex[Tensor, "b set y x"], block: int) -> Float[Tensor, "n c v u"]:
-    """Each set as an image of two channels, in blocks; the channels last in memory."""
-    parts = torch.view_as_real(x.resolve_conj()).flatten(0, 1).movedim(-1, 1)
-    if block == 1:
-        return parts
-    parts = pad(parts, (0, -x.shape[-1] % block, 0, -x.shape[-2] % block), mode="replicate")
-    return pixel_unshuffle(parts, block).contiguous(memory_format=torch.channels_last)
-
-
-def _consistent(
-    prior: Complex[Tensor, "b set y x"],
-    right: Complex[Tensor, "b set y x"],
-    physics: MultiCoilMRI,
-    weight: Tensor,
-    iterations: int,
-) -> Complex[Tensor, "b set y x"]:
-    r"""Solve :math:`(A^H A + \lambda) x = A^H y + \lambda x_{prior}` from the prior; differentiated as it runs."""
-    return conjugate_gradient(
-        lambda v: physics.normal(v) + weight * v, right + weight * prior, x0=prior, max_iter=iterations, tol=0.0
-    )

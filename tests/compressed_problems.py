@@ -1,0 +1,28 @@
+"""Small problems of block compressed sensing for the tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recon.physics import BlockCompressedSensing
+from recon.physics.measurement_matrices import gaussian_matrix
+
+SIDE = 6
+
+
+def measured(
+    size: tuple[int, int] = (13, 18), m: int = 12, *, batch: int = 1, channels: int = 1, side: int = SIDE, seed: int = 0
+) -> tuple[Tensor, Tensor, BlockCompressedSensing]:
+    """An image, its measurements, their operator."""
+    g = torch.Generator().manual_seed(seed)
+    physics = BlockCompressedSensing(gaussian_matrix(m, side**2, g), size, (side, side))
+    x = torch.rand(batch, channels, *size, generator=g)
+    return x, physics.A(x), physics
+
+
+def moment(side: int = SIDE, n: int = 400) -> tuple[Tensor, Tensor]:
+    """Smooth blocks and their second moment."""
+    g = torch.Generator().manual_seed(5)
+    blocks = torch.randn(n, side**2, generator=g).cumsum(1) / side + 0.5
+    return blocks, blocks.T @ blocks
