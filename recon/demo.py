@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from recon.datasets.atomic import atomic_path
 from recon.figures import save_comparison, save_sampling, save_trust
-from recon.memory import PeakMemory
-from recon.models import registry, takes_stamps
-from recon.physics.errors import OptionError, ReconError
+from recon.models import registry, takes
+from recon.physics import MultiCoilMRI
+from recon.physics.errors import OptionError
 from recon.pipeline import reconstruct
 from recon.report import write_report
 from recon.result import Result
 from recon.sample import sample_scan
 from recon.slices import Trust
+from recon.trial import Progress, silent, try_each
 from recon.zoo import ready
 
 BUDGET = Trust(slices=1, replicas=4, hold_out=True)
 """What a demo can afford on two cores; `recon reconstruct` spends more on the noise map."""
-_LEFT_OUT = ("fbp", "fista", "iht", "ista", "minimum-norm")
-"""Not for k-space, or slower ways to the image of l1-wavelet; they run when they are asked for."""
+_SLOW = "slow on k-space; l1-wavelet is faster"
+_UNLESS_ASKED_FOR = {
+    "fista": _SLOW,
+    "iht": _SLOW,
+    "ista": _SLOW,
+    "minimum-norm": "without regularisation, which so few samples need; cg-sense has it",
+}
+"""Methods that run only when they are named, and why."""
 _FIGURES = ("comparison.png", "trust.png", "sampling.png")
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """What the demo made: rows (lowest hold-out error first), methods that don't suit the sample and why, files."""
+    """What the demo made: rows (lowest hold-out error first), methods that were left out and why, files."""
 
     rows: list[DemoRow]
     left_out: dict[str, str]
@@ -81,8 +86,8 @@ def run_demo(
     folder
         Where the files go; it is made where it does not exist.
     methods
-        Names of models; None: all for k-space that are ready to be used. A method that does not suit the sample is left
-        out, with the reason, unless it was asked for by name.
+        Names of models; None: all for k-space that are ready to be used. A method that does not suit the sample, or is
+        slow on it, is left out, with the reason, unless it was asked for by name.
     trust
         What is spent on hold-out error and noise map.
     seed
@@ -101,50 +106,32 @@ def run_demo(
     """
     start = time.perf_counter()
     folder = Path(folder)
-    names = (
-        [name for name in ready() if not takes_stamps(name) and name not in _LEFT_OUT]
-        if methods is None
-        else list(methods)
-    )
+    names = [name for name in ready() if takes(name, MultiCoilMRI)] if methods is None else list(methods)
+    unasked = {} if methods is not None else {name: why for name, why in _UNLESS_ASKED_FOR.items() if name in names}
+    names = [name for name in names if name not in unasked]
     if not names:
         raise OptionError("the demo needs at least one method", cure=f"Choose among {', '.join(registry)}")
-    tell = progress or (lambda _what, _done, _total: None)
+    tell, steps = progress or silent, len(names) + 1
     # Around all of the work: a folder that cannot be written shows before it, and the files come all or none.
     with atomic_path(folder / "report.html", overwrite=overwrite, companions=_FIGURES) as report:
-        results, left_out = _reconstruct(names, methods is not None, trust, seed, tell)
-        if not results:
-            raise OptionError("no method suits the sample", found="; ".join(left_out.values()))
-        tell("figures and report", len(names), len(names) + 1)
+        scan = sample_scan()
+        results, left_out = try_each(
+            names,
+            lambda name: reconstruct(scan, model=name, trust=trust, seed=seed),
+            by_name=methods is not None,
+            tell=tell,
+            steps=steps,
+        )
+        tell("figures and report", len(names), steps)
         rows = sorted((_row(name, result) for name, result in results.items()), key=_rank)
         ordered = {row.method: results[row.method] for row in rows}
         save_comparison(ordered, report.with_name("comparison.png"))
         save_trust(ordered, report.with_name("trust.png"))
         save_sampling(ordered[rows[0].method], report.with_name("sampling.png"))
         write_report(ordered, report, title="A brain from 12 % of its k-space")
-    tell("done", len(names) + 1, len(names) + 1)
+    tell("done", steps, steps)
     figures = [folder / name for name in _FIGURES]
-    return DemoOutcome(rows, left_out, folder / "report.html", figures, time.perf_counter() - start)
-
-
-def _reconstruct(
-    names: Sequence[str], by_name: bool, trust: Trust, seed: int, tell: Progress
-) -> tuple[dict[str, Result], dict[str, str]]:
-    """Return the results and the methods left out, with why; one asked for by name raises instead."""
-    scan = sample_scan()
-    results: dict[str, Result] = {}
-    left_out: dict[str, str] = {}
-    for done, name in enumerate(names):
-        tell(name, done, len(names) + 1)
-        try:
-            with PeakMemory() as memory:
-                results[name] = reconstruct(scan, model=name, trust=trust, seed=seed)
-        except ReconError as error:
-            if by_name:
-                raise
-            left_out[name] = str(error)
-        else:
-            results[name].provenance["memory_growth_bytes"] = memory.bytes
-    return results, left_out
+    return DemoOutcome(rows, left_out | unasked, folder / "report.html", figures, time.perf_counter() - start)
 
 
 def _row(name: str, result: Result) -> DemoRow:

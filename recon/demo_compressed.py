@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +16,18 @@ from recon.datasets.atomic import atomic_path
 from recon.datasets.pictures import load_picture
 from recon.datasets.simulate_compressed import make_matrix, simulate_compressed
 from recon.figures import save_comparison
-from recon.memory import PeakMemory
 from recon.metrics import picture_figures
 from recon.models import takes
 from recon.physics import BlockCompressedSensing
-from recon.physics.errors import OptionError, ReconError
+from recon.physics.errors import OptionError
 from recon.report import write_report
 from recon.result import Result
+from recon.trial import Progress, silent, try_each
 from recon.zoo import ready
 
 RATIO = 0.25
 _PICTURE, _BLOCK = "camera", (33, 33)
 _FIGURES = ("comparison.png",)
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -108,30 +106,21 @@ def run_compressed_demo(
     names = [n for n in ready() if takes(n, BlockCompressedSensing)] if methods is None else list(methods)
     if not names:
         raise OptionError("the demo needs at least one method")
-    tell = progress or (lambda _what, _done, _total: None)
-    steps = len(names) + 1
+    tell, steps = progress or silent, len(names) + 1
     # Around all of the work: a folder that cannot be written shows before it, and the files come all or none.
     with atomic_path(folder / "report.html", overwrite=overwrite, companions=_FIGURES) as report:
         picture = _picture(size)
         scan = simulate_compressed(picture, make_matrix("gaussian", RATIO, _BLOCK, seed=seed), _BLOCK).scan
         truth = torch.from_numpy(np.asarray(picture.pixels, dtype=np.float32))
-        results: dict[str, Result] = {}
-        left_out: dict[str, str] = {}
-        for done, name in enumerate(names):
-            tell(name, done, steps)
-            try:
-                with PeakMemory() as memory:
-                    result = reconstruct_compressed(scan, name, hold_out=False, seed=seed)
-            except ReconError as error:
-                if methods is not None:
-                    raise
-                left_out[name] = str(error)
-                continue
-            result.provenance["memory_growth_bytes"] = memory.bytes
+        results, left_out = try_each(
+            names,
+            lambda name: reconstruct_compressed(scan, name, hold_out=False, seed=seed),
+            by_name=methods is not None,
+            tell=tell,
+            steps=steps,
+        )
+        for result in results.values():
             result.metrics |= {key: [value] for key, value in picture_figures(result.image[:, 0], truth).items()}
-            results[name] = result
-        if not results:
-            raise OptionError("no method suits the sample", found="; ".join(left_out.values()))
         tell("figures and report", len(names), steps)
         rows = sorted((_row(name, result) for name, result in results.items()), key=lambda row: -row.psnr)
         ordered = {row.method: results[row.method] for row in rows}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,12 @@ from recon.datasets.atomic import atomic_path
 from recon.datasets.pictures import load_picture
 from recon.measured import FOUNDATION
 from recon.measured_files import operator_of, reconstruct_measurements, simulate_measurements
-from recon.physics.errors import OptionError, ReconError
+from recon.physics.errors import OptionError
 from recon.physics_spec import parse_spec
 from recon.report.task_page import TaskPictures, task_page
 from recon.result import Result
+from recon.trial import Progress, silent, try_each
 from recon.zoo import ready
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -133,29 +133,28 @@ def run_task_demo(
     if unknown or not names:
         raise OptionError("there is no such task", found=", ".join(unknown), expected=f"of {', '.join(TASKS)}")
     learned = (FOUNDATION,) if FOUNDATION in ready() else ()
-    steps = [(name, method) for name in names for method in (*TASKS[name].methods, *learned)]
-    tell = progress or (lambda _what, _done, _total: None)
+    steps = {f"{name}, {method}": (name, method) for name in names for method in (*TASKS[name].methods, *learned)}
+    tell = progress or silent
+
+    @cache
+    def data_of(task: str) -> Measurements:
+        return measured_picture(task, size=size, seed=seed)
+
+    def run(step: str) -> Result:
+        task, method = steps[step]
+        return reconstruct_measurements(data_of(task), method)
+
     rows: list[TaskRow] = []
-    left_out: dict[str, str] = {}
     pages: list[TaskPictures] = []
     # Around all of the work: a folder that cannot be written shows before it.
     with atomic_path(folder / "report.html", overwrite=overwrite) as report:
+        found, left_out = try_each(steps, run, by_name=False, tell=tell, steps=len(steps))
         for name in names:
-            data = measured_picture(name, size=size, seed=seed)
-            results: dict[str, Result] = {}
-            for done, (_, method) in enumerate(steps):
-                if steps[done][0] != name:
-                    continue
-                tell(f"{name}, {method}", done, len(steps))
-                try:
-                    results[method] = reconstruct_measurements(data, method)
-                except ReconError as error:
-                    left_out[f"{name}, {method}"] = str(error)
-            found = sorted((_row(name, method, result) for method, result in results.items()), key=lambda r: -r.psnr)
-            rows += found
-            pages.append(_pictures(name, data, {row.method: results[row.method] for row in found}, found))
-        if not rows:
-            raise OptionError("no method suits any task", found="; ".join(left_out.values()))
+            results = {steps[step][1]: result for step, result in found.items() if steps[step][0] == name}
+            of_task = [_row(name, method, result) for method, result in results.items()]
+            of_task.sort(key=lambda row: -row.psnr)
+            rows += of_task
+            pages.append(_pictures(name, data_of(name), {row.method: results[row.method] for row in of_task}, of_task))
         report.write_text(task_page(pages), encoding="utf-8")
     tell("done", len(steps), len(steps))
     return TaskDemo(rows, left_out, folder / "report.html", time.perf_counter() - start)

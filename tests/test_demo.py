@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from recon.cli import main
 from recon.demo import run_demo
 from recon.memory import PeakMemory
 from recon.models import takes_stamps
@@ -86,6 +87,17 @@ def test_demo_says_why_a_method_is_left_out(tmp_path, monkeypatch):
     assert outcome.left_out["grappa"]
 
 
+def test_command_tells_what_it_left_out_where_the_memory_is_not_known(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("recon.demo.ready", lambda: ["zero-filled", "ista", "wiener"])
+    monkeypatch.setattr("recon.memory._resident", lambda: math.nan)
+    assert main(["demo", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "zero-filled" in told
+    assert "left out: ista (slow" in told
+    assert "wiener" not in told
+    assert "report.html" in told
+
+
 def test_method_asked_for_by_name_is_not_left_out_silently(tmp_path):
     with pytest.raises(ReconError):
         run_demo(tmp_path, ["grappa"], trust=BASIC)
@@ -113,6 +125,7 @@ def test_whole_demo_stays_within_a_minute(tmp_path):
     assert {row.method for row in outcome.rows} | set(outcome.left_out) == {
         name for name in ready() if not takes_stamps(name)
     }
+    assert set(outcome.left_out) == {"fbp", "fista", "grappa", "iht", "ista", "minimum-norm"}
     errors = {row.method: row.hold_out_error for row in outcome.rows}
     assert errors["l1-wavelet"] < errors["cg-sense"] < errors["zero-filled"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +20,14 @@ from recon.galaxies.catalogue import measure
 from recon.galaxies.figures import save_shapes, save_stamps
 from recon.galaxies.plan import StampPlan, execute, for_stamps
 from recon.galaxies.result import StampResult
-from recon.physics.errors import OptionError, ReconError
+from recon.physics.errors import OptionError
+from recon.trial import Progress, silent, try_each
 
 NUMBER = 36
 """Of galaxies."""
 AS_OBSERVED = "not deblurred"
 _FIGURES = ("shapes.png",)
 _SHOWN = 4
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -110,22 +109,20 @@ def run_galaxy_demo(
     names = list(for_stamps()) if methods is None else list(methods)
     if not names:
         raise OptionError("the demo needs at least one method", cure=f"Choose among {', '.join(for_stamps())}")
-    tell = progress or (lambda _what, _done, _total: None)
-    steps = len(names) + 2
+    tell, steps = progress or silent, len(names) + 2
     # Around all of the work: a folder that cannot be written shows before it, and the files come all or none.
     with atomic_path(folder / "stamps.png", overwrite=overwrite, companions=_FIGURES) as picture:
         tell("simulating", 0, steps)
         sample = simulate_galaxies(number, LSST, split="test", seed=seed)
-        results: dict[str, StampResult] = {}
-        left_out: dict[str, str] = {}
-        for done, name in enumerate(names, start=1):
-            tell(name, done, steps)
-            try:
-                results[name] = execute(StampPlan(_stamps(sample), name, replicas=0, seed=seed))
-            except ReconError as error:
-                if methods is not None:
-                    raise
-                left_out[name] = str(error)
+        stamps = _stamps(sample)
+        results, left_out = try_each(
+            names,
+            lambda name: execute(StampPlan(stamps, name, replicas=0, seed=seed)),
+            by_name=methods is not None,
+            tell=tell,
+            steps=steps,
+            first=1,
+        )
         tell("figures", steps - 1, steps)
         shapes = {AS_OBSERVED: _measured(sample.observed)} | {
             name: {key: np.asarray(result.catalogue[key]) for key in ("flux", "size", "g1", "g2")}
