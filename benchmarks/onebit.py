@@ -165,7 +165,7 @@ def speed() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     print(f"{'what':>6}{'m':>6}{'n':>6}{'batch':>7}{'faster':>9}{'least':>7}{'most':>7}{'error':>9}")
     for what, m, n, batch in [
-        (what, m, n, batch) for what in ("layer", "lista") for m, n in SIZES for batch in (1, 64)
+        (what, m, n, batch) for what in ("layer", "lista") for m, n in SIZES for batch in (1, 64, 256)
     ]:
         torch.manual_seed(0)
         physics = MatrixOperator(gaussian_projections(m, n, seed=0))

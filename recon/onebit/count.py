@@ -52,12 +52,11 @@ def count_links(network: nn.Module) -> Links:
 
     with b bits a link that is no structural zero.
     """
-    weights = [weight for weight in quantised_weights(network) if bool(weight.quantiser.active)]
+    found = list(quantised_weights(network))
+    weights = [weight for weight in found if bool(weight.quantiser.active)]
     scales = {id(weight.quantiser.scale) for weight in weights if weight.quantiser.levels != "full"}
-    latent = {id(weight.latent) for weight in quantised_weights(network)}
-    factors = {id(weight.quantiser.scale.log_factor) for weight in quantised_weights(network)}
-    others = sum(p.numel() for p in network.parameters() if id(p) not in latent | factors)
-    others += sum(w.latent.numel() for w in quantised_weights(network) if not bool(w.quantiser.active))
+    apart = {id(weight.latent) for weight in weights} | {id(weight.quantiser.scale.log_factor) for weight in found}
+    others = sum(p.numel() for p in network.parameters() if id(p) not in apart)
     kept = [(weight.quantiser.kept(weight.latent), weight.quantiser.levels) for weight in weights]
     real = _REAL * (len(scales) + others)
     return Links(

@@ -213,9 +213,9 @@ def block_mask(weight: Tensor, blocks: int, name: str) -> Bool[Tensor, "..."] | 
 def to_step(network: nn.Module, quantisation: Quantisation, step: int) -> None:
     """Bring the quantisers to a step of training, before it is taken; steps count from 0.
 
-    Up to ``start`` the scales follow the weights.
+    At ``start`` the scales become those of least squares: no step before it uses them.
     """
-    if step <= quantisation.start:
+    if step == quantisation.start:
         follow(network)
     set_stage(network, active=step >= quantisation.start, beta=quantisation.beta_at(step))
 

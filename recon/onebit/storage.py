@@ -21,8 +21,6 @@ from recon.onebit.quantiser import Levels, Scale
 from recon.physics.errors import CheckpointError, OptionError
 
 KEY = "quantised"
-_PARAMETRIZATIONS = ".parametrizations."
-_ORIGINAL = ".original"
 _SCALE = "quantised.scale."
 
 
@@ -43,10 +41,12 @@ def packed(network: nn.Module, weights: Mapping[str, Tensor]) -> tuple[dict[str,
         What is to be stored, and what the metadata say of the packed weights. A network in the first stage of its
         training gives plain weights.
     """
-    stored = {name: value for name, value in weights.items() if _PARAMETRIZATIONS not in name}
+    found = list(quantised_weights(network))
+    ours = tuple(".parametrizations.".join(weight.name.rsplit(".", 1)) + "." for weight in found)
+    stored = {name: value for name, value in weights.items() if not name.startswith(ours)}
     table: list[dict[str, Any]] = []
     scales: dict[Scale, str] = {}
-    for weight in quantised_weights(network):
+    for weight in found:
         quantiser, latent = weight.quantiser, weight.latent
         if not quantiser.active:
             stored[weight.name] = quantiser.masked(latent).detach()
