@@ -219,7 +219,7 @@ def test_first_estimate_is_the_smooth_image_of_the_data(generator: torch.Generat
     gradient = torch.cat((torch.kron(rows, torch.eye(6)), torch.kron(torch.eye(8), columns)))
     normal = matrix.T @ matrix + float(level / 0.15) ** 2 * gradient.T @ gradient
     expected = torch.linalg.solve(normal, matrix.T @ y[0])
-    torch.testing.assert_close(problem_.start(level).flatten(), expected, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(problem_.estimate(level).flatten(), expected, rtol=0.02, atol=0.01)
     torch.testing.assert_close(laplacian(expected.reshape(1, 1, 8, 6)).flatten(), gradient.T @ gradient @ expected)
 
 
@@ -268,6 +268,15 @@ def test_light_works_in_double_and_half(light: RAMLight) -> None:
 
 def problem_in_double(physics: LinearPhysics) -> LinearPhysics:
     return recon.physics.MultiCoilMRI(physics.coil_maps[:, 0].to(torch.complex128), physics.mask)
+
+
+@pytest.mark.parametrize("name", ["ram", "ram-light"])
+def test_a_map_of_one_row_is_that_of_every_row_and_image(name: str) -> None:
+    model, y, level = tiny(name).eval(), images(1, (24, 20), 2), 0.05 + 0.2 * images(1, (1, 20))
+    with torch.no_grad():
+        expected = model(y, sigma=level.expand(2, 1, 24, 20))
+        torch.testing.assert_close(model(y, sigma=level), expected)
+        assert not torch.allclose(model(y, sigma=0.15), expected)
 
 
 @pytest.mark.parametrize("name", ["ram", "ram-light"])

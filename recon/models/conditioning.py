@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import Denoising, LinearPhysics
+from deepinv.physics.noise import ZeroNoise
 from deepinv.utils.tensorlist import TensorList
 from jaxtyping import Float
 from torch import Tensor
@@ -41,9 +43,17 @@ class PaddedOperator:
         """Cut the margin off."""
         return x[..., self.margin[0] :, self.margin[1] :]
 
-    def pad(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c yy xx"]:
-        """Put zeros in the margin: the adjoint of `crop`."""
-        return pad(x, (self.margin[1], 0, self.margin[0], 0)) if any(self.margin) else x
+    def pad(self, x: Float[Tensor, "b c y x"], value: float = 0.0) -> Float[Tensor, "b c yy xx"]:
+        """Put a value in the margin: with zeros, the adjoint of `crop`."""
+        return pad(x, (self.margin[1], 0, self.margin[0], 0), value=value) if any(self.margin) else x
+
+    def noise_map(
+        self, level: Float[Tensor, "#b 1 #yy #xx"], x: Float[Tensor, "b c y x"], least: float
+    ) -> Float[Tensor, "b 1 y x"]:
+        """Spread a noise level over images with their margin, in which a map has the least level."""
+        if level.shape[2:] == (1, 1):
+            return level.expand(len(x), 1, *x.shape[2:])
+        return self.pad(level.expand(len(x), 1, *self.crop(x).shape[2:]), least)
 
     def normal(self, x: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
         """Apply :math:`(AC)^T AC`."""
@@ -82,6 +92,60 @@ def backprojected(y: Measurements, physics: LinearPhysics) -> Float[Tensor, "b c
     if not bool(torch.isfinite(x).all()):
         raise DataError("measurements that are not finite", cure="Mask them, or replace them")
     return x
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a network for any linear operator starts from.
+
+    Parameters
+    ----------
+    physics
+        The operator; that of denoising where none was given.
+    sigma, gain
+        Of the noise, as `noise_of` says.
+    projected
+        The adjoint of the measurements.
+    head
+        Place of the network's head for so many channels.
+    """
+
+    physics: LinearPhysics
+    sigma: Level
+    gain: Level
+    projected: Float[Tensor, "b c y x"]
+    head: int
+
+
+def given(y: Measurements, physics: LinearPhysics | None, sigma: Level, gain: Level, channels: Sequence[int]) -> Given:
+    """Read what a network was called with; without an operator it denoises.
+
+    Parameters
+    ----------
+    y
+        Measurements.
+    physics
+        Their operator.
+    sigma, gain
+        Of the noise: a number, ``(b,)`` or a map ``(b, 1, y, x)``, in units of y; None: those of the operator's noise
+        model.
+    channels
+        That the network has heads for.
+
+    Raises
+    ------
+    OptionError
+        Neither an operator nor a noise level; a negative one.
+    ShapeError, DataError
+        Images with another number of channels, measurements that are not finite.
+    """
+    if physics is None:
+        if sigma is None and gain is None:
+            raise OptionError("to denoise, this network needs the noise level", cure="Give sigma, gain or physics")
+        physics = Denoising(noise_model=ZeroNoise())
+    sigma, gain = noise_of(physics, sigma, gain, y)
+    projected = backprojected(y, physics)
+    return Given(physics, sigma, gain, projected, head_of(channels, projected.shape[1]))
 
 
 def head_of(channels: Sequence[int], count: int) -> int:

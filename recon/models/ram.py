@@ -7,9 +7,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 import torch
-from deepinv.physics import Denoising, LinearPhysics
+from deepinv.physics import LinearPhysics
 from deepinv.physics.functional import sinc_filter
-from deepinv.physics.noise import ZeroNoise
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
@@ -20,12 +19,10 @@ from recon.models.conditioning import (
     Measurements,
     PaddedOperator,
     as_map,
-    backprojected,
     divided,
     each,
-    head_of,
+    given,
     margins,
-    noise_of,
 )
 from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import OptionError
@@ -94,41 +91,33 @@ class RAM(LearnedReconstructor):
         y
             Measurements.
         physics
-            Their operator, of norm about 1.
+            Their operator, of norm about 1; without one, y is an image to be denoised.
         sigma, gain
-            Of the noise: a number, ``(b,)`` or a map ``(b, 1, y, x)``; by default those of the operator's noise model.
+            Of the noise, as in `recon.models.conditioning.given`.
 
         Raises
         ------
-        OptionError
-            Neither an operator nor a noise level; a negative one.
-        ShapeError, DataError
-            Images with another number of channels, maps that do not fit, measurements that are not finite.
+        OptionError, ShapeError, DataError
+            As there; and maps that do not fit.
         """
-        if physics is None:
-            if sigma is None and gain is None:
-                raise OptionError("to denoise, this network needs the noise level", cure="Give sigma, gain or physics")
-            physics = Denoising(noise_model=ZeroNoise())
-        sigma, gain = noise_of(physics, sigma, gain, y)
-        unit = _unit(y)
-        y = divided(y, unit)
-        backprojection = backprojected(y, physics)
-        index = head_of(self.channels, backprojection.shape[1])
-        of_sigma = _level(sigma, _LEAST_SIGMA, unit, backprojection)
-        of_gain = _level(gain, _LEAST_GAIN, unit, backprojection)
+        told, unit = given(y, physics, sigma, gain, self.channels), _unit(y)
+        y, projected, index = divided(y, unit), told.projected / unit.reshape(-1, 1, 1, 1), told.head
+        of_sigma = _level(told.sigma, _LEAST_SIGMA, unit, projected)
+        of_gain = _level(told.gain, _LEAST_GAIN, unit, projected)
 
         scales = len(self.down)
         operator = PaddedOperator(
-            physics, margins(backprojection.shape[2:], _MULTIPLE * 2**scales, max(_LEAST, 2 ** (scales + 1)))
+            told.physics, margins(projected.shape[2:], _MULTIPLE * 2**scales, max(_LEAST, 2 ** (scales + 1)))
         )
-        start = operator.pad(backprojection)
+        start = operator.pad(projected)
         amplitude = each(y)[0].flatten(1).abs().mean(1)
         ratio = amplitude / (of_sigma.expand(len(start), -1, -1, -1).amax((1, 2, 3)) + 1e-4)
         gamma = self.step * (1 / (1e-4 + 1 / ratio)).reshape(-1, 1, 1, 1)
         x = operator.prox(y, start, gamma.clamp_min(1e-8).to(start.dtype))
 
-        noise = [_padded(level, operator, least) for level, least in ((of_sigma, _LEAST_SIGMA), (of_gain, _LEAST_GAIN))]
-        maps = [level.expand(len(x), 1, *x.shape[2:]) for level in noise]
+        maps = [
+            operator.noise_map(level, x, least) for level, least in ((of_sigma, _LEAST_SIGMA), (of_gain, _LEAST_GAIN))
+        ]
         features = self.head[index](torch.cat((x, *maps), 1).contiguous(memory_format=torch.channels_last))
         out = self._unet(features, start, operator, index)
         return operator.crop(self.tail[index](out).to(x.dtype)) * unit.reshape(-1, 1, 1, 1)
@@ -268,10 +257,3 @@ def _level(value: Level, least: float, unit: Tensor, x: Tensor) -> Tensor:
     if value is None:
         return torch.full((1, 1, 1, 1), least, dtype=x.dtype, device=x.device)
     return (as_map(value, x) / unit.reshape(-1, 1, 1, 1).to(x.dtype)).clamp_min(least)
-
-
-def _padded(level: Tensor, operator: PaddedOperator, least: float) -> Tensor:
-    """Put the least noise into the margin of a map."""
-    if level.shape[2:] == (1, 1):
-        return level
-    return pad(level, (operator.margin[1], 0, operator.margin[0], 0), value=least)

@@ -7,8 +7,7 @@ from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import torch
-from deepinv.physics import DecomposablePhysics, Denoising, LinearPhysics
-from deepinv.physics.noise import ZeroNoise
+from deepinv.physics import DecomposablePhysics, LinearPhysics
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, pad
@@ -19,10 +18,8 @@ from recon.models.conditioning import (
     Measurements,
     PaddedOperator,
     as_map,
-    backprojected,
-    head_of,
+    given,
     margins,
-    noise_of,
 )
 from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import DataError, OptionError
@@ -35,7 +32,7 @@ _LEAST = 1e-3  # noise level over the peak that is told from none
 _SLOPE = 0.15  # difference of neighbouring pixels over the peak, typically: tells how much noise is smoothed
 _LEAST_SMOOTHING = 0.03  # with less, so few iterations would not fill in what is not measured
 _ITERATIONS, _TOLERANCE = 12, 3e-3  # of conjugate gradients for the first estimate
-_ITERATIONS, _TOLERANCE = 20, 5e-3  # of the norm of an operator
+_NORM_ITERATIONS, _NORM_TOLERANCE = 20, 5e-3  # of the norm of an operator
 
 
 @registry.register("ram-light")
@@ -118,36 +115,29 @@ class RAMLight(LearnedReconstructor):
         y
             Measurements.
         physics
-            Their operator; where it has an attribute ``sqnorm``, that is believed to be its squared norm.
+            Their operator; where it has an attribute ``sqnorm``, that is believed to be its squared norm. Without one,
+            y is an image to be denoised.
         sigma, gain
-            Of the noise: a number, ``(b,)`` or a map ``(b, 1, y, x)``; by default those of the operator's noise model.
+            Of the noise, as in `recon.models.conditioning.given`.
 
         Raises
         ------
-        OptionError
-            Neither an operator nor a noise level; a negative one.
-        ShapeError, DataError
-            Images with another number of channels, maps that do not fit, measurements that are not finite.
+        OptionError, ShapeError, DataError
+            As there; maps that do not fit, an operator that measures nothing.
         """
-        if physics is None:
-            if sigma is None and gain is None:
-                raise OptionError("to denoise, this network needs the noise level", cure="Give sigma, gain or physics")
-            physics = Denoising(noise_model=ZeroNoise())
-        sigma, gain = noise_of(physics, sigma, gain, y)
-        projected = backprojected(y, physics)
-        index = head_of(self.channels, projected.shape[1])
-        square = squared_norm(physics, projected)
-        padded = PaddedOperator(physics, margins(projected.shape[2:], 2 ** len(self.down), 2 ** len(self.down)))
-        projected = padded.pad(projected) / square
+        told = given(y, physics, sigma, gain, self.channels)
+        index, square = told.head, squared_norm(told.physics, told.projected)
+        multiple = 2 ** len(self.down)
+        padded = PaddedOperator(told.physics, margins(told.projected.shape[2:], multiple, multiple))
+        projected = padded.pad(told.projected) / square
         scale = _TYPICAL * projected.flatten(1).square().mean(1).sqrt().reshape(-1, 1, 1, 1)
         unit = torch.where(scale > 0, scale, torch.ones_like(scale))
-        told = _levels(sigma, gain, unit, square, projected, padded)
+        noise = _levels(told.sigma, told.gain, unit, square, projected, padded)
         problem = Problem(padded, square, projected / unit)
-        start = problem.start(effective(told, problem.projected))
-        problem.know(start)
+        start = problem.estimate(effective(noise, problem.projected))
 
         features = self.head[index](
-            torch.cat((start, problem.projected, told), 1).contiguous(memory_format=torch.channels_last)
+            torch.cat((start, problem.projected, noise), 1).contiguous(memory_format=torch.channels_last)
         )
         out = self.tail[index](self._unet(features, problem, index)).to(start.dtype)
         return padded.crop(start + out) * scale
@@ -192,7 +182,7 @@ class Question(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d y x"], problem: Problem, index: int) -> Float[Tensor, "b d y x"]:
         """Return features of the same size."""
-        image = problem.coarse_start(self.factor) + self.decode[index](x)
+        image = _coarse(problem.start, self.factor) + self.decode[index](x)
         told = torch.cat((image, problem.gradient(image, self.factor)), 1)
         return self.encode[index](told.contiguous(memory_format=torch.channels_last)).add_(x)
 
@@ -208,29 +198,29 @@ class Problem:
         Its squared norm.
     projected
         :math:`A^T y` over it and over the unit of the images.
+
+    Attributes
+    ----------
+    start
+        The first estimate: ``projected`` until `estimate` finds a better one.
     """
 
     def __init__(self, operator: PaddedOperator, square: Tensor, projected: Float[Tensor, "b c y x"]) -> None:
         self.operator, self.square, self.projected = operator, square, projected
-        self._start = projected
+        self.start = projected
 
-    def start(self, level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c y x"]:
-        r"""Minimise :math:`\|Au - y\|^2 + \lambda \|\nabla u\|^2` by a few conjugate gradients."""
+    def estimate(self, level: Float[Tensor, "b 1 1 1"]) -> Float[Tensor, "b c y x"]:
+        r"""Minimise :math:`\|Au - y\|^2 + \lambda \|\nabla u\|^2` by a few conjugate gradients: the new start."""
         smoothing = (level / _SLOPE).square().clamp_min(_LEAST_SMOOTHING)
 
         def normal(u: Tensor) -> Tensor:
             return self.operator.normal(u) / self.square + smoothing * laplacian(u)
 
         with torch.autocast(self.projected.device.type, enabled=False):
-            return conjugate_gradient(normal, self.projected, self.projected, max_iter=_ITERATIONS, tol=_TOLERANCE)
-
-    def know(self, start: Float[Tensor, "b c y x"]) -> None:
-        """Take an image for the first estimate."""
-        self._start = start
-
-    def coarse_start(self, factor: int) -> Float[Tensor, "b c y x"]:
-        """Return the first estimate on a grid so many times as coarse."""
-        return _coarse(self._start, factor)
+            self.start = conjugate_gradient(
+                normal, self.projected, self.projected, max_iter=_ITERATIONS, tol=_TOLERANCE
+            )
+        return self.start
 
     def gradient(self, image: Float[Tensor, "b c y x"], factor: int) -> Float[Tensor, "b c y x"]:
         """Return the gradient at an image whose pixels are so many times as large."""
@@ -272,7 +262,7 @@ def squared_norm(physics: LinearPhysics, x: Float[Tensor, "b c y x"]) -> Float[T
         if physics not in _KNOWN or _KNOWN[physics][0] != (state, x.shape[1:]):
             start = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
             with torch.autocast(x.device.type, enabled=False):
-                value = max_eigenvalue(physics.A_adjoint_A, start, max_iter=_ITERATIONS, tol=_TOLERANCE).max()
+                value = max_eigenvalue(physics.A_adjoint_A, start, max_iter=_NORM_ITERATIONS, tol=_NORM_TOLERANCE).max()
             _KNOWN[physics] = (state, x.shape[1:]), value
         known = _KNOWN[physics][1]
     known = torch.as_tensor(known, dtype=x.dtype, device=x.device)
@@ -291,11 +281,7 @@ def _levels(
             maps.append(torch.full_like(x[:, :1], unknown))
             continue
         level = (as_map(value, cropped) / (unit * square.sqrt())).clamp_min(least)
-        maps.append(
-            level.expand(len(x), 1, *x.shape[2:])
-            if level.shape[2:] == (1, 1)
-            else pad(level, (padded.margin[1], 0, padded.margin[0], 0), value=least)
-        )
+        maps.append(padded.noise_map(level, x, least))
     return torch.cat(maps, 1)
 
 
