@@ -13,6 +13,7 @@ from scipy.io import savemat
 
 from recon.datasets import Image, Scan
 from recon.datasets import open as open_any
+from recon.datasets.readers.matlab import real_matrices
 from recon.physics.errors import DataError, DTypeError, FileFormatError, OptionError, ReconError, ShapeError
 
 
@@ -118,6 +119,25 @@ def test_truncation_is_told(tmp_path: Path, write: Callable[..., Path]) -> None:
             open_any(path).slice(0)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_matrices_of_real_numbers(tmp_path: Path, write: Callable[..., Path]) -> None:
+    """As MATLAB shows them; what has other axes or is complex is none."""
+    arrays = {"phi": np.arange(6.0).reshape(2, 3), "one": np.array([[7]], dtype=np.uint8)}
+    others = {"k": complex_normal((2, 3)), "stack": np.ones((2, 3, 4))}
+    path = write(tmp_path / "a.mat", **arrays, **others)
+    found = real_matrices(path)
+    assert set(found) == set(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], array)
+    assert set(real_matrices(path, ["phi", "absent"])) == {"phi"}
+    whole = path.read_bytes()
+    for content, says in ((whole[: len(whole) // 2], "damaged"), (b"nothing", "damaged"), (None, "no such file")):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(FileFormatError, match=says):
+            real_matrices(path)
 
 
 def test_nan_is_found(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 from numpy import ndarray
 
 from recon.datasets.arrays import as_mask
@@ -33,6 +34,11 @@ class _Variable:
         """Tell an array from a number, a list of numbers, a text or a structure."""
         return self.kind in _NUMERIC and sum(n > 1 for n in self.shape) >= 2
 
+    @property
+    def is_matrix(self) -> bool:
+        """Tell whether it has two axes and numbers in it."""
+        return self.kind in _NUMERIC and len(self.shape) == 2 and min(self.shape) > 0
+
 
 @readers.register("matlab")
 class MatlabReader:
@@ -53,14 +59,45 @@ class MatlabReader:
 
     def read(self, path: Path, options: ReadOptions) -> Scan | Image:
         """Read the list of variables, and the chosen one as far as the version allows."""
-        with path.open("rb") as file:
-            is_hdf5 = file.read(10) == b"MATLAB 7.3"
-        variables = _list_hdf5(path) if is_hdf5 else _list_old(path)
+        list_variables, open_array = _functions(path)
+        variables = list_variables(path)
         name, notes = _choose(variables, options.variable, path)
-        open_array = _open_hdf5 if is_hdf5 else _open_old
         array = open_array(path, name)
         mask = open_array(path, "mask").whole() if "mask" in variables and name != "mask" else None
         return _interpret(array, mask, name, notes, path)
+
+
+def real_matrices(path: Path, names: Collection[str] | None = None) -> dict[str, Float32[ndarray, "rows columns"]]:
+    """Read the matrices of real numbers of a ``.mat`` of any version.
+
+    Parameters
+    ----------
+    path
+        The file.
+    names
+        Those that are wanted, where there are such; None: all.
+
+    Raises
+    ------
+    FileFormatError
+        No such file, damaged, or no MATLAB file.
+    """
+    if not path.is_file():
+        raise FileFormatError("no such file", file=path)
+    list_variables, open_array = _functions(path)
+    arrays = {
+        name: open_array(path, name)
+        for name, variable in list_variables(path).items()
+        if (names is None or name in names) and variable.is_matrix
+    }
+    return {name: array.whole().astype(np.float32) for name, array in arrays.items() if not array.is_complex}
+
+
+def _functions(path: Path) -> tuple[Callable[[Path], dict[str, _Variable]], Callable[[Path, str], _Array]]:
+    """Return what lists the variables of a file of its version, and what opens one of them."""
+    with path.open("rb") as file:
+        is_hdf5 = file.read(10) == b"MATLAB 7.3"
+    return (_list_hdf5, _open_hdf5) if is_hdf5 else (_list_old, _open_old)
 
 
 def _choose(variables: Mapping[str, _Variable], wanted: str | None, path: Path) -> tuple[str, list[str]]:

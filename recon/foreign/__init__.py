@@ -14,6 +14,8 @@ from torch import Tensor
 from recon.physics.registry import Registry
 
 Weights = dict[str, Tensor]
+MATRICES = "matrices beside the weights"
+"""Under which name a converter finds the matrices of MATLAB files that belong to the weights, by their own names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

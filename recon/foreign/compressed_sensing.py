@@ -1,7 +1,7 @@
 """Published networks of compressed sensing: ISTA-Net, ISTA-Net+, COAST and R-COAST.
 
 Their files hold the weights; where ISTA-Net starts from, and with which matrix, is in MATLAB files beside them, whose
-variables the importer gets together with the weights.
+matrices the importer gets together with the weights.
 """
 
 from __future__ import annotations
@@ -12,31 +12,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recon.foreign import Foreign, Weights, converters
+from recon.foreign import MATRICES, Foreign, Weights, converters
 from recon.foreign.names import numbered, renamed, size, weights_with
 from recon.physics.errors import CheckpointError
 
-_NUMBERS = [
-    (r"fcs\.(\d+)\.lambda_step", r"blocks.\1.step"),
+_STEP = (r"fcs\.(\d+)\.lambda_step", r"blocks.\1.step")
+_ISTA = [
+    _STEP,
     (r"fcs\.(\d+)\.soft_thr", r"blocks.\1.threshold"),
-]
-_PLAIN = [
-    *_NUMBERS,
-    (r"fcs\.(\d+)\.conv1_forward", r"blocks.\1.transform.0.weight"),
-    (r"fcs\.(\d+)\.conv2_forward", r"blocks.\1.transform.2.weight"),
     (r"fcs\.(\d+)\.conv1_backward", r"blocks.\1.inverse.0.weight"),
     (r"fcs\.(\d+)\.conv2_backward", r"blocks.\1.inverse.2.weight"),
 ]
+_PLAIN = [
+    *_ISTA,
+    (r"fcs\.(\d+)\.conv1_forward", r"blocks.\1.transform.0.weight"),
+    (r"fcs\.(\d+)\.conv2_forward", r"blocks.\1.transform.2.weight"),
+]
 _PLUS = [
-    *_NUMBERS,
+    *_ISTA,
     (r"fcs\.(\d+)\.conv_([DG])", r"blocks.\1.\2.weight"),
     (r"fcs\.(\d+)\.conv1_forward", r"blocks.\1.H.0.weight"),
     (r"fcs\.(\d+)\.conv2_forward", r"blocks.\1.H.2.weight"),
-    (r"fcs\.(\d+)\.conv1_backward", r"blocks.\1.inverse.0.weight"),
-    (r"fcs\.(\d+)\.conv2_backward", r"blocks.\1.inverse.2.weight"),
 ]
 _COAST = [
-    *_NUMBERS[:1],
+    _STEP,
     (r"fcs\.(\d+)\.(head|tail)_conv\.(weight|bias)", r"blocks.\1.\2.\3"),
     (r"fcs\.(\d+)\.ResidualBlocks\.(\d)\.conv1\.(weight|bias)", r"blocks.\1.residual.\2.first.\3"),
     (r"fcs\.(\d+)\.ResidualBlocks\.(\d)\.conv2\.(weight|bias)", r"blocks.\1.residual.\2.second.\3"),
@@ -60,7 +59,7 @@ def ista_net(content: Mapping[str, Any]) -> Foreign:
     CheckpointError
         Other weights, or matrices that do not fit each other.
     """
-    theirs = weights_with(_without_matrices(content), "fcs.0.conv1_forward", "an ISTA-Net")
+    theirs = weights_with(content, "fcs.0.conv1_forward", "an ISTA-Net")
     if any(name.endswith("conv_D") for name in theirs):
         raise CheckpointError("the weights of ISTA-Net+", cure="Give --model ista-net-plus")
     return _ista(content, theirs, _PLAIN, size(theirs, "fcs.0.conv1_forward", 1))
@@ -75,7 +74,7 @@ def ista_net_plus(content: Mapping[str, Any]) -> Foreign:
     CheckpointError
         Other weights, or matrices that do not fit each other.
     """
-    theirs = weights_with(_without_matrices(content), "fcs.0.conv_D", "an ISTA-Net+")
+    theirs = weights_with(content, "fcs.0.conv_D", "an ISTA-Net+")
     return _ista(content, theirs, _PLUS, size(theirs, "fcs.0.conv_D", 1))
 
 
@@ -113,7 +112,7 @@ def _ista(content: Mapping[str, Any], theirs: Weights, rules: list[tuple[str, st
     features = size(theirs, "fcs.0.conv2_forward", 0)
     arguments: dict[str, Any] = {"phases": _phases(theirs), "features": features, "channels": channels}
     ours = _scalars(renamed(theirs, rules))
-    start = _linear_estimate(content)
+    start = _linear_estimate(content.get(MATRICES, {}))
     if start is None:
         return Foreign(arguments=arguments, weights=ours, notes=(_NO_START,))
     arguments |= {"measurements": start.shape[1], "pixels": start.shape[0]}
@@ -139,10 +138,6 @@ def _coast(theirs: Weights, *, crop: bool, most: int | None) -> Foreign:
     return Foreign(arguments=arguments, weights=_scalars(renamed(kept, _COAST)))
 
 
-def _without_matrices(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {name: value for name, value in content.items() if name not in (_MATRIX, _START, _BLOCKS)}
-
-
 def _phases(theirs: Weights) -> int:
     return sum(1 for _ in numbered(theirs, r"fcs\.(\d+)\.lambda_step"))
 
@@ -155,11 +150,11 @@ def _scalars(ours: Weights) -> Weights:
     }
 
 
-def _linear_estimate(content: Mapping[str, Any]) -> Tensor | None:
+def _linear_estimate(matrices: Mapping[str, Tensor]) -> Tensor | None:
     """Q, as stored or from training blocks, one a row."""
     from recon.models.unrolled import linear_estimate
 
-    phi, start, blocks = (content.get(name) for name in (_MATRIX, _START, _BLOCKS))
+    phi, start, blocks = (matrices.get(name) for name in (_MATRIX, _START, _BLOCKS))
     if start is None and phi is not None and blocks is not None:
         if phi.shape[1] != blocks.shape[1]:
             raise CheckpointError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from recon import models
 from recon.checkpoint import ENDING, load_weights
-from recon.foreign import converters
+from recon.datasets.readers.matlab import real_matrices
+from recon.foreign import MATRICES, converters
 from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import CheckpointError, OptionError
 
@@ -52,34 +52,12 @@ def read_matrices(path: Path) -> dict[str, Tensor]:
 
     Raises
     ------
+    FileFormatError
+        No such file, or damaged.
     CheckpointError
-        No such file, damaged, or without any.
+        A file without any.
     """
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    if not path.is_file():
-        raise CheckpointError("there is no such file of matrices", file=path)
-    try:
-        content = loadmat(path)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        NotImplementedError,
-        EOFError,
-        zlib.error,
-        MatReadError,
-    ) as error:
-        raise CheckpointError(
-            f"the matrices cannot be read: {_reason(error)}", file=path, expected="a MATLAB file of version 5"
-        ) from error
-    found = {
-        name: torch.from_numpy(value.astype("float32"))
-        for name, value in content.items()
-        if getattr(value, "ndim", 0) == 2 and value.dtype.kind in "fiu"
-    }
+    found = {name: torch.from_numpy(matrix) for name, matrix in real_matrices(path).items()}
     if not found:
         raise CheckpointError("the file holds no matrices", file=path)
     return found
@@ -99,7 +77,7 @@ def import_weights(
     overrides
         Constructor arguments that the weights do not tell.
     beside
-        MATLAB files that belong to the weights: their variables go to the importer with the weights.
+        MATLAB files that belong to the weights: their matrices go to the importer with the weights.
 
     Returns
     -------
@@ -110,13 +88,15 @@ def import_weights(
     ------
     CheckpointError
         A file that cannot be used, or the weights of something else.
+    FileFormatError
+        A MATLAB file that cannot be read.
     OptionError
         A model whose weights cannot be imported, or an argument that it does not have.
     """
     converter = converters[model]
     content = read_foreign(path)
     if beside:
-        content = {**content, **{name: value for file in beside for name, value in read_matrices(file).items()}}
+        content = {**content, MATRICES: {name: x for file in beside for name, x in read_matrices(file).items()}}
     try:
         foreign = converter(content)
     except CheckpointError as error:
