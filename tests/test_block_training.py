@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from samples import write_mat73
 from scipy.io import savemat
 from training_runs import log, state, write_config
 
@@ -16,8 +17,8 @@ from recon.datasets.simulate_compressed import make_matrix
 from recon.models.recursive_ista_net_plus import RecursiveISTANetPlus
 from recon.models.unrolled import linear_estimate
 from recon.physics.errors import DataError, FileFormatError, OptionError
-from recon.training.blocks import BlockBatch
 from recon.training.data.blocks import BlockData
+from recon.training.operator_batch import OperatorBatch
 from recon.training.run import train
 
 SIDE = 8
@@ -39,7 +40,7 @@ def data(folder: Path | None, **options: object) -> BlockData:
     return BlockData(None if folder is None else [str(folder)], **given)
 
 
-def batches(source: BlockData, epoch: int = 0) -> list[BlockBatch]:
+def batches(source: BlockData, epoch: int = 0) -> list[OperatorBatch]:
     loader = source.train_dataloader()
     loader.sampler.set_epoch(epoch)
     return list(loader)
@@ -113,9 +114,12 @@ def test_one_operator_serves_all_batches(folder: Path) -> None:
     assert not first.operator.matrix.is_meta
 
 
-def test_stored_blocks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["5", "7.3"])
+def test_stored_blocks(version: str, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).random((200, SIDE**2))
-    savemat(tmp_path / "Training_Data.mat", {"labels": rows})
+    write_mat73(tmp_path / "Training_Data.mat", labels=rows)
+    if version == "5":
+        savemat(tmp_path / "Training_Data.mat", {"labels": rows})
     source = data(tmp_path / "Training_Data.mat", blocks=198)
     examples = source.training_set()
     found = torch.stack([examples[k].pixels.flatten() for k in range(198)])
@@ -153,7 +157,7 @@ def test_data_that_cannot_be_used(tmp_path: Path, folder: Path) -> None:
     savemat(tmp_path / "other.mat", {"labels": np.ones((5, 9))})
     savemat(tmp_path / "none.mat", {"blocks": np.ones((5, 64))})
     (tmp_path / "damaged.mat").write_bytes(b"nothing")
-    for name, says in (("other", "5 x 9"), ("none", "no labels"), ("damaged", "cannot be read"), ("absent", "read")):
+    for name, says in (("other", "5 x 9"), ("none", "no labels"), ("damaged", "damaged"), ("absent", "no such")):
         with pytest.raises(FileFormatError, match=says):
             data(tmp_path / f"{name}.mat").training_set()
 

@@ -16,14 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 from recon.cards import Card
 from recon.datasets.pictures import PICTURES
 from recon.datasets.random import child_generator
+from recon.datasets.readers.matlab import real_matrices
 from recon.models.unrolled import UnrolledReconstructor
 from recon.physics import BlockCompressedSensing
-from recon.physics.compressed_sensing import gaussian_matrix, measurements_at
 from recon.physics.errors import DataError, FileFormatError, OptionError
+from recon.physics.measurement_matrices import gaussian_matrix, measurements_at
 from recon.training.batches import TrainingBatch
-from recon.training.blocks import BlockBatch, measured_blocks
 from recon.training.data.base import ExampleData
 from recon.training.data.images import decoded, image_files
+from recon.training.operator_batch import OperatorBatch
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in YCbCr
 _POSITIONS, _DRAWS = 1, 2  # children of the seed; 0 is the matrix of `recon simulate cs`
@@ -157,7 +158,7 @@ class BlockData(ExampleData):
         number = int(torch.randint(self.matrices, (), generator=rng))
         target = torch.stack([example.pixels for example in examples])[:, None]
         names = tuple(example.name for example in examples)
-        return measured_blocks(target, self.operator(ratio, number, (self.block, self.block)), names)
+        return _measured(target, self.operator(ratio, number, (self.block, self.block)), names)
 
     def val_dataloader(self) -> DataLoader[TrainingBatch]:
         """Return the loader of images; their matrix is the one, or for a bank one that is not in it."""
@@ -178,11 +179,11 @@ class BlockData(ExampleData):
             split="by picture" if self.pictures.whole else "by block",
         )
 
-    def _validated(self, examples: list[tuple[Tensor, int, str]]) -> BlockBatch:
+    def _validated(self, examples: list[tuple[Tensor, int, str]]) -> OperatorBatch:
         ((image, ratio, name),) = examples
         size = (int(image.shape[0]), int(image.shape[1]))
         operator = self.operator(ratio, 0 if self.fixed else self.matrices, size)
-        return measured_blocks(image[None, None], operator, (name,))
+        return _measured(image[None, None], operator, (name,))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -285,6 +286,14 @@ class _Measured(Dataset[tuple[Tensor, int, str]]):
         return self.pictures[place], ratio, f"picture {place}"
 
 
+def _measured(
+    target: Float[Tensor, "b 1 y x"], operator: BlockCompressedSensing, names: tuple[str, ...]
+) -> OperatorBatch:
+    """Measure images without noise."""
+    sigma = target.new_zeros(len(target))
+    return OperatorBatch(y=operator.A(target), target=target, operator=operator, sigma=sigma, names=names)
+
+
 def _decoded(names: Sequence[Path | str], block: int, kept: int) -> Pictures:
     """Read pictures, without those smaller than a block; of those for validation the middle is kept."""
     grey = [_luminance(decoded(name)) for name in names]
@@ -298,21 +307,15 @@ def _decoded(names: Sequence[Path | str], block: int, kept: int) -> Pictures:
 
 def _stored(path: Path, block: int) -> Pictures:
     """Read blocks from a MATLAB file; every hundredth, and the first, is validated on."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        rows = loadmat(path, variable_names=["labels"]).get("labels")
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
-        raise FileFormatError(f"the blocks cannot be read: {error}", file=path) from error
-    if rows is None or rows.ndim != 2 or rows.shape[1] != block**2 or len(rows) < 2:
+    rows = real_matrices(path, ["labels"]).get("labels")
+    if rows is None or rows.shape[1] != block**2 or len(rows) < 2:
         raise FileFormatError(
             "the file has no blocks of this size",
             file=path,
             found="no labels" if rows is None else "labels of " + " x ".join(map(str, rows.shape)),
             expected=f"labels, n x {block**2}",
         )
-    pixels = torch.from_numpy(rows.astype("float32")).unflatten(1, (block, block))
+    pixels = torch.from_numpy(rows).unflatten(1, (block, block))
     validated = torch.arange(len(pixels)) % 100 == 0
     return Pictures(training=list(pixels[~validated]), validation=list(pixels[validated]), whole=False)
 

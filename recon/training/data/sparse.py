@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,7 +16,7 @@ from recon.datasets.sparse import bernoulli_gaussian, gaussian_projections, nois
 from recon.physics.errors import OptionError
 from recon.physics.matrix import MatrixOperator
 from recon.training.data.base import VALIDATION_SEED, ExampleData
-from recon.training.sparse import SparseBatch, SparseExample, collate_sparse
+from recon.training.operator_batch import OperatorBatch
 
 
 class SparseData(ExampleData):
@@ -79,9 +81,16 @@ class SparseData(ExampleData):
         """Return the images that are validated on."""
         return SparseImages(self.operator, self.rate, self.sigma, self.validation, seed=self.seed + VALIDATION_SEED)
 
-    def collate(self, examples: list[SparseExample]) -> SparseBatch:
+    def collate(self, examples: list[SparseExample]) -> OperatorBatch:
         """Make a batch."""
-        return collate_sparse(examples, self.operator, self.sigma)
+        y = torch.stack([example.y for example in examples])
+        return OperatorBatch(
+            y=y,
+            target=torch.stack([example.target for example in examples]),
+            operator=self.operator,
+            sigma=torch.full((len(examples),), self.sigma, dtype=y.dtype),
+            names=tuple(example.name for example in examples),
+        )
 
     def card(self) -> Card:
         """Say what was drawn."""
@@ -94,6 +103,15 @@ class SparseData(ExampleData):
             validated_on=(what,),
             split="by seed",
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SparseExample:
+    """One image and its measurements, and a name for messages."""
+
+    y: Float[Tensor, " m"]
+    target: Float[Tensor, "1 y x"]
+    name: str
 
 
 class SparseImages(Dataset[SparseExample]):
