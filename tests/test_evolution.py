@@ -1,4 +1,4 @@
-"""Evolution strategies: unbiased, of the variance that theory gives, of constant memory; and of low rank."""
+"""Evolution strategies: unbiased, of the variance that theory gives, and of constant memory."""
 
 from __future__ import annotations
 
@@ -7,32 +7,13 @@ import weakref
 
 import pytest
 import torch
+from perturbed import D, parameter
 from torch import nn
 
-from recon.datasets.sparse import bernoulli_gaussian, gaussian_projections
-from recon.models import registry
-from recon.onebit import Quantisation, quantise, quantised_weights
-from recon.onebit.gradients import signs
 from recon.physics.errors import DataError, OptionError
-from recon.physics.matrix import MatrixOperator
-from recon.training.evolution import (
-    PES,
-    Dense,
-    Eggroll,
-    ESSingle,
-    LowRank,
-    ThresholdingUnroll,
-    TruncatedES,
-    Unroll,
-    member_losses,
-)
+from recon.training.evolution import PES, ESSingle, TruncatedES, Unroll
 
 STRATEGIES = [ESSingle, PES, TruncatedES]
-D = 6
-
-
-def parameter(*shape: int, seed: int = 0) -> nn.Parameter:
-    return nn.Parameter(torch.randn(*(shape or (D,)), generator=torch.Generator().manual_seed(seed)).double())
 
 
 class Quadratic:
@@ -204,72 +185,13 @@ def test_refuses() -> None:
         PES({"p": parameter()}, Quadratic(), sigma=0.0)
     with pytest.raises(OptionError, match="0 parameters"):
         TruncatedES({}, Quadratic())
-    with pytest.raises(OptionError, match="rank"):
-        Eggroll({"p": parameter()}, rank=0)
     beyond = nn.Parameter(torch.full((D,), float("inf"), dtype=torch.float64))
     strategy = ESSingle({"p": beyond}, Quadratic(), pairs=4)
     with pytest.raises(DataError, match="8 of 8 particles"):
         strategy.backward()
-    with pytest.raises(DataError, match="not finite"):
-        Eggroll({"p": beyond}).backward(lambda population: population["p"].dense().sum(1))
 
 
-# --- long unfolded iterations ---------------------------------------------------------------------------------
-
-
-def unfolded(network: str, iterations: int, truncations: int, **options: object):
-    physics = MatrixOperator(gaussian_projections(12, 24, seed=0))
-    y = physics.A(bernoulli_gaussian((8, 24), 0.1, seed=1))
-    model = registry[network](iterations, relative=0.05, **options)
-    problem = model.problem(y, physics)
-    unroll = ThresholdingUnroll(
-        model, lambda: problem, truncations=truncations, loss=lambda p, x: p.relative_objective(x).mean()
-    )
-    return model, problem, unroll
-
-
-@pytest.mark.parametrize("network", ["unfolded-ista", "unfolded-fista", "unfolded-iht"])
-def test_pieces_of_an_unfolded_iteration_make_the_whole(network: str) -> None:
-    model, problem, unroll = unfolded(network, 12, 3)
-    parameters, state, total = dict(model.named_parameters()), unroll.start(), 0.0
-    for index in range(3):
-        loss, state = unroll.advance(parameters, state, index)
-        total = total + loss
-    images = list(model.trajectory(problem))
-    torch.testing.assert_close(state.x, images[-1])
-    ends = torch.stack([problem.relative_objective(images[k]).mean() for k in (3, 7, 11)])
-    torch.testing.assert_close(total, ends.mean())
-    with pytest.raises(OptionError, match="a divisor of 12"):
-        ThresholdingUnroll(model, lambda: problem, truncations=5, loss=lambda p, x: x.sum())
-
-
-def test_estimates_the_gradient_of_back_propagation() -> None:
-    model, _, unroll = unfolded("unfolded-ista", 20, 4, knots=3)
-    parameters, state, total = dict(model.named_parameters()), unroll.start(), 0.0
-    for index in range(4):
-        loss, state = unroll.advance(parameters, state, index)
-        total = total + loss
-    (exact,) = torch.autograd.grad(total, [model.step])
-    for cls in (ESSingle, PES):
-        model.step.grad = None
-        strategy = cls(parameters, unroll, pairs=400, sigma=0.02)
-        for _ in range(4):
-            strategy.backward()
-        assert float((model.step.grad - exact).norm() / exact.norm()) < 0.35, cls
-
-
-def test_learns_thresholds_that_have_no_derivative() -> None:
-    model, problem, unroll = unfolded("unfolded-iht", 20, 2, knots=2, learn_thresholds=True)
-    before = float(problem.relative_objective(model(problem.y, problem.physics)).mean().detach())
-    strategy = ESSingle(dict(model.named_parameters()), unroll, pairs=8, sigma=0.1)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
-    for _ in range(40):
-        optimiser.zero_grad()
-        strategy.backward()
-        assert bool(model.threshold.grad.any())
-        optimiser.step()
-    after = float(problem.relative_objective(model(problem.y, problem.physics)).mean().detach())
-    assert after < before
+# --- memory -----------------------------------------------------------------------------------------------------
 
 
 class Watched:
@@ -306,102 +228,3 @@ def test_memory_does_not_grow_with_the_iterations(cls: type) -> None:
         alive[truncations] = watched.alive()
     assert alive[2] == alive[16] <= 7  # one of each particle, and the start
     assert not saved  # for back-propagation
-
-
-# --- low rank -------------------------------------------------------------------------------------------------
-
-
-def quadratic_in_a_matrix(W):
-    """Of each of a population, and the gradient of one."""
-    X = parameter(9, 5, seed=3).detach()
-    Y = parameter(9, 6, seed=4).detach()
-    residual = X @ W.mT - Y
-    return 0.5 * residual.square().sum((-2, -1)), residual.mT @ X
-
-
-@pytest.mark.parametrize("rank", [1, 3, None])
-def test_of_any_rank_it_is_the_gradient_in_expectation(rank: int | None) -> None:
-    W = parameter(6, 5)
-    _, exact = quadratic_in_a_matrix(W.detach())
-    estimates = []
-    for seed in range(20):
-        W.grad = None
-        strategy = Eggroll({"W": W}, pairs=1000, rank=rank, sigma=0.5, seed=seed)
-        strategy.backward(lambda population: quadratic_in_a_matrix(population["W"].dense())[0])
-        estimates.append(W.grad)
-    estimates = torch.stack(estimates)
-    error = estimates.std(0) / 20**0.5
-    assert bool(((estimates.mean(0) - exact).abs() < 5 * error).all())
-    assert float((estimates.mean(0) - exact).norm() / exact.norm()) < 0.1
-
-
-def test_low_rank_layer_is_that_of_its_matrices() -> None:
-    weight, x = parameter(6, 5).detach(), parameter(8, 7, 5, seed=1).detach()
-    strategy = Eggroll({"W": nn.Parameter(weight), "b": parameter(6)}, pairs=4, rank=2, sigma=0.3)
-    population = strategy.population()
-    W, b = population["W"], population["b"]
-    assert isinstance(W, LowRank)
-    assert isinstance(b, Dense)
-    assert b.dense().shape == (8, 6)
-    matrices = W.dense()
-    torch.testing.assert_close(W.linear(x), torch.einsum("pbn,pmn->pbm", x, matrices))
-    torch.testing.assert_close(matrices[:4] + matrices[4:], 2 * weight.expand(4, -1, -1))  # antithetic
-    E = (matrices[:4] - weight) / 0.3
-    assert int(torch.linalg.matrix_rank(E[0])) == 2
-    weights = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
-    torch.testing.assert_close(W.weighted_sum(weights), torch.tensordot(weights, E, dims=1))
-    full = Eggroll({"W": nn.Parameter(weight)}, pairs=4, rank=None).population()["W"]
-    assert isinstance(full, Dense)
-    torch.testing.assert_close(full.linear(x), torch.einsum("pbn,pmn->pbm", x, full.dense()))
-
-
-def test_entries_of_a_perturbation_have_variance_one_and_no_correlation() -> None:
-    E = Eggroll({"W": parameter(3, 4)}, pairs=20_000, rank=1, sigma=1.0).population()["W"]
-    noise = (E.dense()[:20_000] - E.weight).flatten(1)
-    torch.testing.assert_close(noise.T @ noise / 20_000, torch.eye(12, dtype=torch.float64), rtol=0, atol=0.08)
-
-
-class Square(nn.Module):
-    """Mean square of what a network makes of x, less a target."""
-
-    def __init__(self, net: nn.Module, target: torch.Tensor | float) -> None:
-        super().__init__()
-        self.net, self.target = net, target
-
-    def forward(self, x):
-        return (self.net(x) - self.target).square().mean()
-
-
-def test_members_one_after_the_other_give_the_same() -> None:
-    loss, x = Square(nn.Linear(4, 1).double(), 0.5), parameter(7, 4).detach()
-    population = Eggroll(dict(loss.named_parameters()), pairs=3).population()
-    together, alone = (member_losses(loss, x, vectorise=v)(population) for v in (True, False))
-    assert together.shape == (6,)
-    torch.testing.assert_close(together, alone)
-
-
-def test_trains_one_bit_weights_without_their_gradient() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(10, 6, bias=False))
-    quantise(net, Quantisation(patterns=("0.weight",)))
-    weight = next(quantised_weights(net))
-    teacher, x = signs(torch.randn(6, 10)), torch.randn(64, 10)
-    scale = float(weight.quantiser.scale().detach())
-    loss = Square(net, scale * x @ teacher.T)
-    name = next(n for n, p in loss.named_parameters() if p is weight.latent)
-    strategy = Eggroll({name: weight.latent}, pairs=64, rank=1, sigma=0.3)
-
-    def losses(population):
-        """Those of all members, whose signs are taken at once."""
-        return (x @ (scale * signs(population[name].dense())).mT - loss.target).square().mean((1, 2))
-
-    population = strategy.population()
-    torch.testing.assert_close(losses(population), member_losses(loss, x, vectorise=False)(population).detach())
-    assert float((signs(weight.latent) == teacher).float().mean()) < 0.75
-    optimiser = torch.optim.Adam([weight.latent], lr=0.05)
-    for _ in range(120):
-        optimiser.zero_grad()
-        strategy.backward(losses)
-        optimiser.step()
-    assert float((signs(weight.latent) == teacher).float().mean()) > 0.95
-    assert float(loss(x).detach()) < 0.1 * float(loss.target.square().mean())

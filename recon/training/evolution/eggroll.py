@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from recon.datasets.random import Seed, as_generator
-from recon.physics.errors import DataError, OptionError
-from recon.training.evolution.strategies import add_gradient, check_population
+from recon.physics.errors import OptionError
+from recon.training.evolution.strategies import add_gradient, check_population, differences, normal
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +146,7 @@ class Eggroll:
         """
         population = self.population()
         values = losses(population)
-        if not bool(torch.isfinite(values).all()):
-            raise DataError("the loss of a perturbed parameter is not finite", cure="Lower sigma or the learning rate")
-        plus, minus = values.chunk(2)
-        weights = (plus - minus) / (2 * self.sigma * self.pairs)
+        weights = differences(values) / (2 * self.sigma * self.pairs)
         for name, parameter in self.parameters.items():
             add_gradient(parameter, population[name].weighted_sum(weights))
         return values.mean()
@@ -166,7 +163,7 @@ class Eggroll:
         return LowRank(weight, A, B, self.sigma / self.rank**0.5)
 
     def _normal(self, like: Tensor, *shape: int) -> Tensor:
-        return torch.randn(self.pairs, *shape, dtype=like.dtype, generator=self._generator).to(like.device)
+        return normal(like, self.pairs, *shape, generator=self._generator)
 
 
 def member_losses(

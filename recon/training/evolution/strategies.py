@@ -86,14 +86,7 @@ class EvolutionStrategy(ABC):
         """
         noise, direction = self._noise()
         losses = self._losses(noise)
-        if not bool(torch.isfinite(losses).all()):
-            raise DataError(
-                f"the loss of perturbed parameters is not finite in truncation {self.index}",
-                found=f"{int((~torch.isfinite(losses)).sum())} of {len(losses)} particles",
-                cure="Lower sigma, or the learning rate",
-            )
-        plus, minus = losses.chunk(2)
-        weights = (plus - minus) / (2 * self.sigma**2 * self.pairs)
+        weights = differences(losses, f" in truncation {self.index}") / (2 * self.sigma**2 * self.pairs)
         for name, parameter in self.parameters.items():
             add_gradient(parameter, torch.tensordot(weights, direction[name], dims=1))
         self.index = (self.index + 1) % self.unroll.truncations
@@ -127,7 +120,10 @@ class EvolutionStrategy(ABC):
         return torch.stack(losses), after
 
     def _draw(self) -> Noise:
-        return {name: self.sigma * _normal(self.pairs, p, self._generator) for name, p in self.parameters.items()}
+        return {
+            name: self.sigma * normal(p, self.pairs, *p.shape, generator=self._generator)
+            for name, p in self.parameters.items()
+        }
 
 
 class TruncatedES(EvolutionStrategy):
@@ -198,11 +194,31 @@ def check_population(parameters: Mapping[str, nn.Parameter], pairs: int, sigma: 
         )
 
 
+def differences(losses: Float[Tensor, " particle"], where: str = "") -> Float[Tensor, " pair"]:
+    """Return the losses of the first half less those of the second, whose perturbations are opposite.
+
+    Raises
+    ------
+    DataError
+        A loss that is not finite; ``where`` ends what the message says.
+    """
+    finite = torch.isfinite(losses)
+    if not bool(finite.all()):
+        raise DataError(
+            f"the loss of perturbed parameters is not finite{where}",
+            found=f"{int((~finite).sum())} of {len(losses)} particles",
+            cure="Lower sigma, or the learning rate",
+        )
+    plus, minus = losses.chunk(2)
+    return plus - minus
+
+
 def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
     """Add to a parameter's gradient, as back-propagation does."""
     gradient = gradient.reshape(parameter.shape).to(parameter.dtype)
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
-def _normal(count: int, like: Tensor, generator: torch.Generator) -> Float[Tensor, "pair *shape"]:
-    return torch.randn(count, *like.shape, dtype=like.dtype, generator=generator).to(like.device)
+def normal(like: Tensor, *shape: int, generator: torch.Generator) -> Tensor:
+    """Draw normal numbers of a shape, of the type and on the device of a tensor."""
+    return torch.randn(shape, dtype=like.dtype, generator=generator).to(like.device)
