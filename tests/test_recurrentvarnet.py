@@ -7,6 +7,7 @@ import torch
 from deepinv.physics import GaussianNoise
 from networks import BAD_SCANS, problem, tiny, without_gradient
 
+import recon
 from recon.calibration import noise_level
 from recon.models.convgru import GatedUnit, RecurrentRegulariser, ReplicatedConv
 from recon.models.l1_wavelet import L1Wavelet
@@ -239,6 +240,16 @@ def test_unusual_scans(scan, options):
         x = tiny("recurrentvarnet", **options)(y, physics)
     assert x.shape == (len(y), 2 * physics.n_sets, *physics.spatial)
     assert torch.isfinite(x).all()
+
+
+def test_shipped_weights_give_what_they_gave_before_steps_could_recur():
+    """Numbers of the version before `recon.models.recursion`, of a problem that is drawn from a seed."""
+    y, physics = problem()
+    with torch.no_grad():
+        x = recon.load_model("recurrentvarnet-light")(y, physics)
+    assert float(x.norm()) == pytest.approx(24.12684, rel=1e-4)
+    expected = [[0.59646, -0.07550, 0.37818], [-2.60996, 0.01560, 0.45294], [-0.23816, 0.05867, 1.08515]]
+    torch.testing.assert_close(x[0, 0, ::8, ::8], torch.tensor(expected), rtol=1e-3, atol=1e-3)
 
 
 def test_errors():
