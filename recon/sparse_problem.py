@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from recon.physics.errors import DataError, OptionError
 from recon.physics.layout import last_axes
 from recon.physics.linalg import max_eigenvalue
-from recon.regularisation import CoilOperator, largest_eigenvalue
+from recon.regularisation import CoilOperator, check_measurements, largest_eigenvalue
 from recon.wavelets import Wavelets
 
 Penalty = Literal["l1", "l0"]
@@ -74,7 +75,7 @@ class SparseProblem:
         With l1 all else is shrunk by it too, so that it is the proximal map of ``threshold * R``; with l0 all else is
         kept: the proximal map of ``threshold**2 / 2 * R``.
         """
-        c = x if self.wavelets is None else self.wavelets.analysis(x)
+        c = self._coefficients(x)
         grouped = self._grouped(c)
         magnitude, threshold = self._magnitude(grouped), threshold.unsqueeze(1)
         if self.penalty == "l1":
@@ -84,7 +85,7 @@ class SparseProblem:
         shrunk = grouped.flatten(1, 2)
         if self.wavelets is None:
             return shrunk
-        return self.wavelets.synthesis(torch.where(_details(self.wavelets, c.device), shrunk, c))
+        return self.wavelets.synthesis(torch.where(self._details, shrunk, c))
 
     def step(self, x: Image, size: Tensor | float, threshold: Tensor | float = 1.0) -> Image:
         """Go down the gradient and shrink: one iteration of ISTA or IHT.
@@ -104,7 +105,7 @@ class SparseProblem:
 
     def objective(self, x: Image) -> Float[Tensor, " b"]:
         """F of each element."""
-        c = x if self.wavelets is None else self.wavelets.analysis(x)
+        c = self._coefficients(x)
         magnitude = self._magnitude(self._grouped(c))
         if self.penalty == "l0":
             # Wavelets there and back leave rounding errors where a coefficient was set to zero.
@@ -112,21 +113,31 @@ class SparseProblem:
             largest = magnitude.flatten(1).amax(1).reshape(-1, *(1,) * (magnitude.ndim - 1))
             magnitude = (magnitude > error * largest).to(c.dtype)
         if self.wavelets is not None:
-            magnitude = magnitude * _details(self.wavelets, c.device)
+            magnitude = magnitude * self._details
         penalty = self.strength.flatten() * magnitude.flatten(1).sum(1)
         return 0.5 * _energy(self.physics.A(x) - self.y) + penalty
 
     def largest_coefficient(self, x: Image) -> Float[Tensor, "b *ones"]:
         """Magnitude of the largest coefficient that is shrunk."""
-        c = x if self.wavelets is None else self.wavelets.analysis(x)
-        magnitude = self._magnitude(self._grouped(c))
+        magnitude = self._magnitude(self._grouped(self._coefficients(x)))
         if self.wavelets is not None:
-            magnitude = magnitude * _details(self.wavelets, c.device)
+            magnitude = magnitude * self._details
         return magnitude.flatten(1).amax(1).reshape(self.strength.shape)
 
     def relative_objective(self, x: Image) -> Float[Tensor, " b"]:
         """F over its value at zero, which does not depend on the unit of the measurements."""
         return self.objective(x) / (0.5 * _energy(self.y)).clamp_min(torch.finfo(x.dtype).tiny)
+
+    def _coefficients(self, x: Image) -> Image:
+        return x if self.wavelets is None else self.wavelets.analysis(x)
+
+    @cached_property
+    def _details(self) -> Bool[Tensor, "*spatial"]:
+        """Tell detail coefficients from those of the low-pass corner, which are not shrunk."""
+        assert self.wavelets is not None
+        inside = torch.ones(self.wavelets.spatial, dtype=torch.bool, device=self.backprojection.device)
+        inside[last_axes(slice(0, n) for n in self.wavelets.low)] = False
+        return inside
 
     def _grouped(self, c: Image) -> Float[Tensor, "b group part *spatial"]:
         return c.unflatten(1, (-1, 2 if self.complex_pairs else 1))
@@ -163,9 +174,12 @@ def sparse_problem(
 
     Raises
     ------
+    ShapeError
+        Measurements that do not fit the operator.
     DataError
         Measurements that are not finite.
     """
+    check_measurements(y, physics)
     if not bool(torch.isfinite(torch.view_as_real(y) if y.is_complex() else y).all()):
         raise DataError("the measurements are not finite")
     b = physics.A_adjoint(y)
@@ -201,9 +215,7 @@ def squared_norm(physics: LinearPhysics, like: Image) -> Float[Tensor, "#b *ones
     return value.clamp_min(torch.finfo(like.dtype).tiny).reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def check_options(
-    *, penalty: str = "l1", iterations: int, regularisation: float | None, relative: float, sparsity: str
-) -> None:
+def check_options(*, iterations: int, regularisation: float | None, relative: float, sparsity: str) -> None:
     """Raise `OptionError` for options that no problem can be posed with."""
     if iterations < 1:
         raise OptionError("there is at least one iteration", found=iterations)
@@ -211,23 +223,8 @@ def check_options(
         regularisation is None or (regularisation > 0 and math.isfinite(regularisation))
     ):
         raise OptionError("a strength is positive", found=f"regularisation {regularisation}, relative {relative}")
-    if sparsity not in get_args(Sparsity) or penalty not in get_args(Penalty):
-        raise OptionError(
-            "no such sparsity or penalty",
-            found=f"{sparsity}, {penalty}",
-            expected=f"one of {', '.join(get_args(Sparsity))}, and {' or '.join(get_args(Penalty))}",
-        )
-
-
-def _details(wavelets: Wavelets, device: torch.device) -> Bool[Tensor, "*spatial"]:
-    """Tell detail coefficients from those of the low-pass corner, which are not shrunk."""
-    inside = torch.ones(wavelets.spatial, dtype=torch.bool, device=device)
-    inside[last_axes(slice(0, n) for n in wavelets.low)] = False
-    return inside
-
-
-def _energy(y: Tensor) -> Float[Tensor, " b"]:
-    return (torch.view_as_real(y) if y.is_complex() else y).flatten(1).square().sum(1)
+    if sparsity not in get_args(Sparsity):
+        raise OptionError("no such sparsity", found=sparsity, expected=f"one of {', '.join(get_args(Sparsity))}")
 
 
 def objectives(
@@ -252,3 +249,7 @@ def objectives(
     last = values[-1] if every else problem.relative_objective(x).mean()
     told = {"objective": last, "objective-all-layers": torch.stack(values).mean() if every else last}
     return x, {name: told[name] for name in names}
+
+
+def _energy(y: Tensor) -> Float[Tensor, " b"]:
+    return (torch.view_as_real(y) if y.is_complex() else y).flatten(1).square().sum(1)

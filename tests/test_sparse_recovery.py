@@ -242,7 +242,7 @@ def test_refuses(options: dict[str, object]) -> None:
         registry["ista"](**options)
     with pytest.raises(OptionError):
         registry["unfolded-iht"](**options)
-    with pytest.raises(OptionError, match="found curvelets, l1"):
+    with pytest.raises(OptionError, match="found curvelets"):
         check_options(iterations=1, regularisation=None, relative=0.1, sparsity="curvelets")
     with pytest.raises(OptionError, match="number of knots"):
         UnfoldedISTA(5, knots=6)

@@ -17,7 +17,7 @@ from recon.models.thresholding import IterativeThresholding
 from recon.physics.errors import OptionError
 from recon.sparse_problem import OBJECTIVES, Sparsity, objectives
 
-SOFTPLUS_ONE = math.log(math.e - 1)  # softplus of it is 1
+_SOFTPLUS_ONE = math.log(math.e - 1)  # softplus of it is 1
 
 
 class _Unfolded(IterativeThresholding, LearnedReconstructor):
@@ -37,8 +37,8 @@ class _Unfolded(IterativeThresholding, LearnedReconstructor):
         if knots is not None and not 1 <= knots <= iterations:
             raise OptionError("no such number of knots", found=knots, expected=f"1 to {iterations}")
         count = iterations if knots is None else knots
-        self.step = nn.Parameter(torch.full((count,), SOFTPLUS_ONE))
-        self.threshold = nn.Parameter(torch.full((count,), SOFTPLUS_ONE)) if learn_thresholds else None
+        self.step = nn.Parameter(torch.full((count,), _SOFTPLUS_ONE))
+        self.threshold = nn.Parameter(torch.full((count,), _SOFTPLUS_ONE)) if learn_thresholds else None
 
     def schedule(self) -> tuple[Float[Tensor, " t"], Float[Tensor, " t"] | None]:
         """Return the learned factors, interpolated between knots."""
