@@ -1,14 +1,15 @@
-"""Small problems of block compressed sensing for the tests."""
+"""Small problems of block compressed sensing for the tests, and what they do to networks."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recon.physics import BlockCompressedSensing
 from recon.physics.measurement_matrices import gaussian_matrix
 
 SIDE = 6
+NAMES = ("ista-net", "ista-net-plus", "recursive-ista-net-plus", "coast", "recursive-coast")
 
 
 def measured(
@@ -26,3 +27,22 @@ def moment(side: int = SIDE, n: int = 400) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(5)
     blocks = torch.randn(n, side**2, generator=g).cumsum(1) / side + 0.5
     return blocks, blocks.T @ blocks
+
+
+def still(model: nn.Module) -> nn.Module:
+    """A network whose prior does nothing: gradient descent with steps of rho over the squared norm."""
+    with torch.no_grad():
+        for block in model.blocks:
+            last = block.G if hasattr(block, "G") else block.tail
+            last.weight.zero_()
+            if last.bias is not None:
+                last.bias.zero_()
+            block.step.fill_(1.0)
+    return model.eval()
+
+
+def constant(unit: nn.Module, gains: Tensor) -> None:
+    """Let a unit give the same gains for all turns."""
+    with torch.no_grad():
+        unit[-1].weight.zero_()
+        unit[-1].bias.copy_(gains.detach())

@@ -12,8 +12,7 @@ from recon.models import registry
 from recon.models.gradient_step import Seen
 from recon.models.ista_net import Features, modulated
 from recon.models.recursion import Recursion, Turn
-from recon.models.unrolled import Gains, Scale, UnrolledReconstructor, quieten
-from recon.physics.errors import OptionError
+from recon.models.unrolled import Gains, UnrolledReconstructor, quieten
 
 _RHO = 0.5
 _BLOCKS = 3  # residual blocks of a phase
@@ -61,12 +60,10 @@ class COAST(UnrolledReconstructor):
         channels: int = 1,
         stitch: bool = True,
         crop: bool = True,
-        scale: Scale = "none",
+        scale: str = "none",
         quiet: bool = False,
     ) -> None:
-        super().__init__(channels, stitch=stitch, crop=crop, scale=scale)
-        if features < 1:
-            raise OptionError("a network has a feature at least", found=features)
+        super().__init__(channels, features, stitch=stitch, crop=crop, scale=scale)
         self.recursion = Recursion(phases)
         self.blocks = nn.ModuleList(ControlledPhase(channels, features) for _ in range(phases))
         self.control = nn.Linear(1, features)

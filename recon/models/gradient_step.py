@@ -5,9 +5,9 @@ They see images of few channels, ``(n, k, h, w)``: those of a batch, or the bloc
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
-from typing import Protocol, runtime_checkable
 
 import torch
 from deepinv.physics import LinearPhysics
@@ -18,38 +18,35 @@ from torch.nn.functional import pad
 from recon.models.scaling import peak
 from recon.physics import BlockCompressedSensing, MultiCoilMRI
 from recon.physics.errors import ShapeError
-from recon.physics.linalg import max_eigenvalue
+from recon.regularisation import check_measurements
+from recon.sparse_problem import squared_norm
 
 Seen = Float[Tensor, "n k h w"]
 
-_POWER = 40  # most power iterations for the norm of an operator
-_MARGIN = 1.02  # over their quotient, which comes from below
 
-
-@runtime_checkable
-class GradientStep(Protocol):
+class GradientStep(ABC):
     """What a network needs of its measurements."""
 
     start: Seen
 
+    @abstractmethod
     def __call__(self, x: Seen, rho: Float[Tensor, ""]) -> Seen:
         """Step towards the measurements."""
-        ...
 
+    @abstractmethod
     def image(self, x: Seen) -> Float[Tensor, "b c y x"]:
         """Bring what the network sees into an image's layout."""
-        ...
 
-    def pieces(self, size: int) -> Sequence[GradientStep]:
+    def pieces(self, size: int) -> Sequence[GradientStep]:  # noqa: ARG002 - images are seen whole
         """Cut into parts of at most ``size`` examples where these do not meet in the network."""
-        ...
+        return [self]
 
     def joined(self, parts: Sequence[Tensor]) -> Seen:
         """Put together what the network made of the parts."""
-        ...
+        return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
 
 
-class ImageStep:
+class ImageStep(GradientStep):
     """Any operator.
 
     Parameters
@@ -62,15 +59,16 @@ class ImageStep:
     Raises
     ------
     ShapeError
-        An image whose channels are no multiple of the network's.
+        Measurements that do not fit the operator; an image whose channels are no multiple of the network's.
     """
 
     def __init__(self, y: Tensor, physics: LinearPhysics, channels: int) -> None:
+        check_measurements(y, physics)
         self.physics = physics
         self.back = physics.A_adjoint(y)
         check_channels(self.back.shape[1], channels)
         self.shape = (-1, channels, *self.back.shape[-2:])
-        self.scale = 1 / squared_norm(physics, self.back).clamp_min(torch.finfo(self.back.dtype).tiny)
+        self.scale = 1 / squared_norm(physics, self.back)
         self.start = (self.scale * self.back).reshape(self.shape)
 
     def __call__(self, x: Seen, rho: Float[Tensor, ""]) -> Seen:
@@ -83,17 +81,8 @@ class ImageStep:
         """Bring what the network sees into an image's layout."""
         return x.reshape(self.back.shape)
 
-    def pieces(self, size: int) -> Sequence[GradientStep]:  # noqa: ARG002 - images are seen whole
-        """Return all, as it is."""
-        return [self]
 
-    def joined(self, parts: Sequence[Tensor]) -> Seen:
-        """Return the only part."""
-        (whole,) = parts
-        return whole
-
-
-class _Blocks:
+class _Blocks(GradientStep):
     """Block compressed sensing as matrix products, all blocks of a batch at once."""
 
     def __init__(self, y: Tensor, physics: BlockCompressedSensing, initial: Tensor | None) -> None:
@@ -174,10 +163,6 @@ class BlockStep(_Blocks):
             parts.append(part)
         return parts
 
-    def joined(self, parts: Sequence[Tensor]) -> Seen:
-        """Put together what the network made of the parts."""
-        return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
-
 
 class StitchedStep(_Blocks):
     """Block compressed sensing, the blocks put together between steps: convolutions see no borders of blocks.
@@ -230,15 +215,6 @@ class StitchedStep(_Blocks):
         """Bring what the network sees into an image's layout."""
         return _cropped(x.reshape(self.layout), self.physics.img_size)
 
-    def pieces(self, size: int) -> Sequence[GradientStep]:  # noqa: ARG002 - images are seen whole
-        """Return all, as it is."""
-        return [self]
-
-    def joined(self, parts: Sequence[Tensor]) -> Seen:
-        """Return the only part."""
-        (whole,) = parts
-        return whole
-
 
 def check_channels(found: int, channels: int) -> None:
     """Raise `ShapeError` where an image's channels are no multiple of the network's."""
@@ -246,14 +222,6 @@ def check_channels(found: int, channels: int) -> None:
         raise ShapeError(
             "an image whose channels do not fit the network", found=found, expected=f"a multiple of {channels}"
         )
-
-
-def squared_norm(physics: LinearPhysics, like: Float[Tensor, "b c y x"]) -> Float[Tensor, "#b 1 1 1"]:
-    r"""Largest eigenvalue of :math:`A^T A`, of each example where the operators of a batch may differ."""
-    generator = torch.Generator().manual_seed(0)
-    x0 = torch.randn(like.shape, generator=generator).to(like)
-    value = max_eigenvalue(physics.A_adjoint_A, x0, max_iter=_POWER, tol=1e-3)
-    return _MARGIN * value.to(like.dtype)[:, None, None, None]
 
 
 def sampled_share(physics: LinearPhysics, y: Tensor, pixels: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,13 +11,12 @@ from torch.nn.functional import conv2d, relu
 
 from recon.models import registry
 from recon.models.gradient_step import Seen
-from recon.models.recursion import Recursion, Turn
-from recon.models.unrolled import PIXELS, Gains, Scale, UnrolledReconstructor
-from recon.physics.errors import OptionError
+from recon.models.recursion import Recursion
+from recon.models.unrolled import PIXELS, UnrolledReconstructor
 
 Features = Float[Tensor, "n features h w"]
 
-_RHO, _THETA = 0.5, 0.01  # where step size and threshold start
+RHO, THETA = 0.5, 0.01  # where step size and threshold start
 
 
 @registry.register("ista-net")
@@ -59,19 +57,15 @@ class ISTANet(UnrolledReconstructor):
         *,
         channels: int = 1,
         stitch: bool = False,
-        scale: Scale = "none",
+        scale: str = "none",
         measurements: int = 0,
         pixels: int = PIXELS,
     ) -> None:
-        super().__init__(channels, stitch=stitch, crop=True, scale=scale, measurements=measurements, pixels=pixels)
-        if features < 1:
-            raise OptionError("a transform has a feature at least", found=features)
+        super().__init__(
+            channels, features, stitch=stitch, crop=True, scale=scale, measurements=measurements, pixels=pixels
+        )
         self.recursion = Recursion(phases)
         self.blocks = nn.ModuleList(_Phase(channels, features) for _ in range(phases))
-
-    def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:  # noqa: ARG002 - it has none
-        """Return None: nothing is modulated."""
-        return None
 
 
 class _Phase(nn.Module):
@@ -79,7 +73,7 @@ class _Phase(nn.Module):
 
     def __init__(self, channels: int, features: int) -> None:
         super().__init__()
-        self.step, self.threshold = nn.Parameter(torch.tensor(_RHO)), nn.Parameter(torch.tensor(_THETA))
+        self.step, self.threshold = nn.Parameter(torch.tensor(RHO)), nn.Parameter(torch.tensor(THETA))
         self.transform = Transform(channels, features, features)
         self.inverse = Transform(features, features, channels)
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from recon.models import registry
 from recon.models.gradient_step import Seen
-from recon.models.ista_net import Features, Transform, kernels, soft_threshold
-from recon.models.recursion import Recursion, Turn
-from recon.models.unrolled import PIXELS, Gains, Scale, UnrolledReconstructor, quieten
-from recon.physics.errors import OptionError
-
-Placement = str
-
-_RHO, _THETA = 0.5, 0.01
+from recon.models.ista_net import RHO, THETA, Features, Transform, kernels, soft_threshold
+from recon.models.recursion import Recursion
+from recon.models.unrolled import PIXELS, UnrolledReconstructor, quieten
 
 
 @registry.register("ista-net-plus")
@@ -55,22 +48,18 @@ class ISTANetPlus(UnrolledReconstructor):
         *,
         channels: int = 1,
         stitch: bool = False,
-        scale: Scale = "none",
+        scale: str = "none",
         quiet: bool = False,
         measurements: int = 0,
         pixels: int = PIXELS,
     ) -> None:
-        super().__init__(channels, stitch=stitch, crop=True, scale=scale, measurements=measurements, pixels=pixels)
-        if features < 1:
-            raise OptionError("a transform has a feature at least", found=features)
+        super().__init__(
+            channels, features, stitch=stitch, crop=True, scale=scale, measurements=measurements, pixels=pixels
+        )
         self.recursion = Recursion(phases)
         self.blocks = nn.ModuleList(PlusPhase(channels, features) for _ in range(phases))
         if quiet:
             quieten(self.blocks, "G")
-
-    def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:  # noqa: ARG002 - it has none
-        """Return None: nothing is modulated."""
-        return None
 
 
 class PlusPhase(nn.Module):
@@ -85,9 +74,9 @@ class PlusPhase(nn.Module):
         sides of the ``threshold``.
     """
 
-    def __init__(self, channels: int, features: int, placement: Placement = "transforms") -> None:
+    def __init__(self, channels: int, features: int, placement: str = "transforms") -> None:
         super().__init__()
-        self.step, self.threshold = nn.Parameter(torch.tensor(_RHO)), nn.Parameter(torch.tensor(_THETA))
+        self.step, self.threshold = nn.Parameter(torch.tensor(RHO)), nn.Parameter(torch.tensor(THETA))
         self.D, self.G = kernels(channels, features), kernels(features, channels)
         self.H, self.inverse = Transform(features, features, features), Transform(features, features, features)
         self.placement = placement

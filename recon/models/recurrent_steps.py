@@ -13,7 +13,7 @@ from recon.physics.layout import to_channels, to_complex
 from recon.physics.linalg import conjugate_gradient
 
 MAP_POOLS = 4  # of the U-Net for coil maps
-SMALLEST = 2 ** (MAP_POOLS + 1)  # side that leaves it two pixels
+_SMALLEST = 2 ** (MAP_POOLS + 1)  # side that leaves it two pixels
 
 
 def gradient_step(
@@ -77,7 +77,7 @@ def refined(network: nn.Module, maps: Complex[Tensor, "b set coil y x"]) -> Comp
     """Refine maps one by one, and give them unit norm over the coils where they had any."""
     h, w = maps.shape[3:]
     # Only small images are padded: the U-Net's instance normalisation needs more than one pixel at its coarsest scale.
-    images = pad(to_channels(maps.reshape(-1, 1, h, w)), (0, max(SMALLEST - w, 0), 0, max(SMALLEST - h, 0)))
+    images = pad(to_channels(maps.reshape(-1, 1, h, w)), (0, max(_SMALLEST - w, 0), 0, max(_SMALLEST - h, 0)))
     refined = to_complex(network(images)[..., :h, :w]).reshape(maps.shape)
     norm = torch.linalg.vector_norm(torch.view_as_real(refined), dim=(2, -1)).unsqueeze(2)
     return torch.where(maps.abs().sum(2, keepdim=True) > 0, refined / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)

@@ -9,8 +9,7 @@ from torch import nn
 from recon.models import registry
 from recon.models.coast import ControlledPhase
 from recon.models.recursion import FeatureModulation, Recursion, Turn, conditions
-from recon.models.unrolled import Gains, Scale, UnrolledReconstructor, quieten
-from recon.physics.errors import OptionError
+from recon.models.unrolled import Gains, UnrolledReconstructor, quieten
 
 
 @registry.register("recursive-coast")
@@ -43,12 +42,10 @@ class RecursiveCOAST(UnrolledReconstructor):
         channels: int = 1,
         stitch: bool = True,
         crop: bool = True,
-        scale: Scale = "none",
+        scale: str = "none",
         quiet: bool = False,
     ) -> None:
-        super().__init__(channels, stitch=stitch, crop=crop, scale=scale)
-        if features < 1:
-            raise OptionError("a network has a feature at least", found=features)
+        super().__init__(channels, features, stitch=stitch, crop=crop, scale=scale)
         self.recursion = Recursion(phases, recursions)
         self.blocks = nn.ModuleList(ControlledPhase(channels, features) for _ in range(phases))
         self.control = FeatureModulation(3, features)

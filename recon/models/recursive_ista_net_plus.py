@@ -10,7 +10,7 @@ from torch import nn
 from recon.models import registry
 from recon.models.ista_net_plus import PlusPhase
 from recon.models.recursion import FeatureModulation, Recursion, Turn, conditions
-from recon.models.unrolled import PIXELS, Gains, Scale, UnrolledReconstructor, quieten
+from recon.models.unrolled import PIXELS, Gains, UnrolledReconstructor, quieten
 from recon.physics.errors import OptionError
 
 _GAINS = 2  # of each turn
@@ -55,18 +55,16 @@ class RecursiveISTANetPlus(UnrolledReconstructor):
         modulation: str = "transforms",
         channels: int = 1,
         stitch: bool = False,
-        scale: Scale = "none",
+        scale: str = "none",
         quiet: bool = False,
         measurements: int = 0,
         pixels: int = PIXELS,
     ) -> None:
-        super().__init__(channels, stitch=stitch, crop=True, scale=scale, measurements=measurements, pixels=pixels)
-        if features < 1 or modulation not in ("transforms", "threshold", "none"):
-            raise OptionError(
-                "no such transform or modulation",
-                found=f"{features}, {modulation}",
-                expected="a feature at least; transforms, threshold or none",
-            )
+        super().__init__(
+            channels, features, stitch=stitch, crop=True, scale=scale, measurements=measurements, pixels=pixels
+        )
+        if modulation not in ("transforms", "threshold", "none"):
+            raise OptionError("no such modulation", found=modulation, expected="transforms, threshold or none")
         self.recursion = Recursion(phases, recursions)
         placement = "transforms" if modulation == "none" else modulation
         self.blocks = nn.ModuleList(PlusPhase(channels, features, placement) for _ in range(phases))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import ref
@@ -27,7 +26,6 @@ from recon.physics import BlockCompressedSensing
 from recon.physics.errors import OptionError
 
 Gains = Float[Tensor, "turn gain features"]
-Scale = str
 
 PIXELS = 33 * 33  # of a block, in all the papers
 _PIECE = 16  # blocks of 33 x 33 whose features stay in a processor's cache
@@ -61,13 +59,22 @@ class UnrolledReconstructor(LearnedReconstructor):
     linear_start = False
 
     def __init__(
-        self, channels: int, *, stitch: bool, crop: bool, scale: Scale, measurements: int = 0, pixels: int = PIXELS
+        self,
+        channels: int,
+        features: int,
+        *,
+        stitch: bool,
+        crop: bool,
+        scale: str,
+        measurements: int = 0,
+        pixels: int = PIXELS,
     ) -> None:
         super().__init__()
-        if channels < 1 or measurements < 0 or measurements > pixels or scale not in ("none", "image"):
+        if min(channels, features) < 1 or measurements < 0 or measurements > pixels or scale not in ("none", "image"):
             raise OptionError(
-                "a network has a channel, as many measurements as pixels at most, and one of two scales",
-                found=f"channels {channels}, measurements {measurements}, pixels {pixels}, scale {scale}",
+                "a network has a channel and a feature, as many measurements as pixels at most, and one of two scales",
+                found=f"channels {channels}, features {features}, measurements {measurements}, pixels {pixels}, "
+                f"scale {scale}",
                 expected="scale none or image",
             )
         self.channels, self.stitch, self.crop, self.scale = channels, stitch, crop, scale
@@ -129,9 +136,9 @@ class UnrolledReconstructor(LearnedReconstructor):
         self.initial = initial.to(like)
         self.arguments |= {"measurements": matrix.shape[0], "pixels": matrix.shape[1]}
 
-    @abstractmethod
-    def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:
-        """Return the gains of each turn's features; None: the blocks have none."""
+    def gains(self, turns: Sequence[Turn], ratio: float) -> Gains | None:  # noqa: ARG002 - for those that have some
+        """Return the gains of each turn's features at a sampling ratio; None: they have none."""
+        return None
 
     def _run(
         self,
@@ -149,7 +156,8 @@ class UnrolledReconstructor(LearnedReconstructor):
         gains = self.gains(turns, sampled_share(physics, y, step.start[0, 0].numel()))
         residuals: list[Tensor] = []
         # Blocks by themselves go through all turns a few at a time: their features stay in the cache.
-        pieces = [step] if torch.is_grad_enabled() or not step.start.is_cpu else step.pieces(_PIECE)
+        whole = torch.is_grad_enabled() or symmetry or not step.start.is_cpu
+        pieces = [step] if whole else step.pieces(_PIECE)
         parts = []
         for piece in pieces:
             xs = self._turns(piece, turns, gains, residuals if symmetry else None)
