@@ -91,13 +91,13 @@ def test_operators_differ_from_batch_to_batch(data: TaskData) -> None:
 
 def test_noise_is_drawn_from_its_range(generator: torch.Generator) -> None:
     x = 3 * torch.rand(64, 1, 8, 8, generator=generator)
-    sigma, gain = draw_noise(TASKS["poisson"], Denoising(), x, generator)
+    sigma, gain = draw_noise(TASKS["poisson"], x, generator)
     low, high = TASKS["poisson"].sigma
     relative = sigma / x.flatten(1).square().mean(1).sqrt()
     assert low <= relative.min() < 2 * low
     assert high / 2 < relative.max() <= high
     assert gain is not None
-    assert draw_noise(TASKS["denoising"], Denoising(), x, generator)[1] is None
+    assert draw_noise(TASKS["denoising"], x, generator)[1] is None
 
 
 def test_weights_are_those_of_the_paper(generator: torch.Generator) -> None:
@@ -105,15 +105,14 @@ def test_weights_are_those_of_the_paper(generator: torch.Generator) -> None:
     x = torch.rand(3, 1, 16, 16, generator=generator) * torch.tensor([1.0, 1.0, 5.0]).reshape(-1, 1, 1, 1)
     sigma = torch.tensor([0.2, 0.4, 1e-6])
 
-    def weights(power: float, **more: Tensor) -> Tensor:
+    def batch(power: float, **more: Tensor) -> TaskBatch:
         g = torch.Generator().manual_seed(0)
-        return measured(
-            x, Denoising(), sigma=sigma, task="t", names=("a",) * 3, power=power, generator=g, **more
-        ).weight
+        return measured(x, Denoising(), x, sigma=sigma, task="t", names=("a",) * 3, power=power, generator=g, **more)
 
-    y = measured(
-        x, Denoising(), sigma=sigma, task="t", names=("a",) * 3, power=1, generator=torch.Generator().manual_seed(0)
-    ).y
+    def weights(power: float, **more: Tensor) -> Tensor:
+        return batch(power, **more).weight
+
+    y = batch(1.0).y
     expected = 0.1 * y.flatten(1).square().mean(1).sqrt() / sigma
     torch.testing.assert_close(weights(1.0)[:2], expected[:2])
     assert float(weights(1.0)[2]) == pytest.approx(10)
@@ -265,6 +264,9 @@ def test_bad_options(tmp_path: Path) -> None:
             TaskData(**{**SMALL, **wrong})
     with pytest.raises(DataError, match="without images"):
         TaskData(**SMALL, folders=(tmp_path,)).images  # noqa: B018
+    grey = pictures(tmp_path / "grey")
+    with pytest.raises(OptionError, match="no images for demosaicing"):
+        TaskData(**SMALL, folders=(grey,), pictures=False).training_set()
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"broken\.png"):
         TaskData(**SMALL, folders=(tmp_path,)).images  # noqa: B018

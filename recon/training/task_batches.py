@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from deepinv.physics import LinearPhysics
 from deepinv.physics.noise import GaussianNoise, NoiseModel, PoissonGaussianNoise
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from recon.datasets.tensors import TensorBatch
@@ -73,6 +73,7 @@ class TaskBatch(TensorBatch):
 def measured(
     images: Float[Tensor, "b channel y x"],
     operator: LinearPhysics,
+    exact: Shaped[Tensor, "b ..."],
     *,
     sigma: Float[Tensor, " b"],
     gain: Float[Tensor, " b"] | None = None,
@@ -93,6 +94,8 @@ def measured(
         The truth.
     operator
         A; where its norm is not 1, with an attribute ``sqnorm``.
+    exact
+        Ax, which noise was drawn for.
     sigma, gain
         Noise of each.
     task, names
@@ -102,14 +105,13 @@ def measured(
     generator
         Of the noise.
     """
-    exact = operator.A(images)
     wide = (-1, *(1,) * (exact.ndim - 1))
     y = exact
     if gain is not None:
         counts = torch.poisson(exact.clamp_min(0) / gain.reshape(wide), generator=generator)
         y = counts * gain.reshape(wide)
-    noise = torch.view_as_complex(torch.randn(*y.shape, 2, generator=generator)) if y.is_complex() else None
-    y = y + sigma.reshape(wide) * (torch.randn(y.shape, generator=generator) if noise is None else noise)
+    noise = torch.randn((*y.shape, 2) if y.is_complex() else y.shape, generator=generator)
+    y = y + sigma.reshape(wide) * (torch.view_as_complex(noise) if y.is_complex() else noise)
     if isinstance(operator, Inpainting | SingleCoilMRI | MultiCoilMRI):
         y = y * operator.mask
     gain = torch.zeros_like(sigma) if gain is None else gain

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 from deepinv.physics import LinearPhysics
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 from recon.datasets.coils import random_loops
@@ -30,7 +30,7 @@ _MASKS = ("gaussian", "random", "equispaced", "poisson")
 _CENTRE = 0.3  # of the samples, at most, is the centre's
 _ANGLES = (16, 24, 32, 45, 60, 90)  # views of CT
 _MATRICES = 4  # of compressed sensing, from which rows are taken
-_FEWEST = 32  # pixels of a block of compressed sensing, at most
+_BLOCKS = (33, 32)  # sides of the blocks of compressed sensing, where images are as large
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _super_resolution(_batch: int, shape: Shape, rng: torch.Generator) -> Linear
 
 
 def _compressed_sensing(_batch: int, shape: Shape, rng: torch.Generator) -> LinearPhysics:
-    side = min(33 if uniform(rng) < 0.5 else _FEWEST, *shape[1:])
+    side = min(_BLOCKS[0] if uniform(rng) < 0.5 else _BLOCKS[1], *shape[1:])
     number = int(torch.randint(_MATRICES, (), generator=rng))
     m = measurements_at(log_uniform(rng, 0.04, 0.5), side**2)
     rows = _orthonormal(side**2, number)[torch.randperm(side**2, generator=rng)[:m]]
@@ -160,15 +160,15 @@ def log_uniform(rng: torch.Generator, low: float, high: float) -> float:
 
 
 def draw_noise(
-    task: Task, operator: LinearPhysics, images: Float[Tensor, "b c y x"], rng: torch.Generator
+    task: Task, exact: Shaped[Tensor, "b ..."], rng: torch.Generator
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"] | None]:
     """Draw sigma and gain of each image, relative to its exact measurements."""
-    exact = operator.A(images).abs().flatten(1)
-    size = exact.square().mean(1).sqrt().clamp_min(1e-6)
-    sigma = size * torch.tensor([log_uniform(rng, *task.sigma) for _ in images])
+    magnitude = exact.abs().flatten(1)
+    size = magnitude.square().mean(1).sqrt().clamp_min(1e-6)
+    sigma = size * torch.tensor([log_uniform(rng, *task.sigma) for _ in exact])
     if task.gain is None:
         return sigma, None
-    return sigma, exact.mean(1).clamp_min(1e-6) * torch.tensor([log_uniform(rng, *task.gain) for _ in images])
+    return sigma, magnitude.mean(1).clamp_min(1e-6) * torch.tensor([log_uniform(rng, *task.gain) for _ in exact])
 
 
 def _of_norm(operator: LinearPhysics, square: float) -> LinearPhysics:

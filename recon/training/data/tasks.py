@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,7 @@ class TaskData(ExampleData):
     @cached_property
     def images(self) -> dict[str, Mixture]:
         """Images that are trained on, by kind."""
-        names = [name for name in PICTURES if name not in VALIDATION_PICTURES] if self.pictures else []
-        return _mixtures(*self.sources, names, self.size)
+        return _mixtures(*self.sources, self._trained_pictures(), self.size)
 
     def training_set(self) -> TaskBatches:
         """Return batches, new ones each epoch."""
@@ -174,18 +173,20 @@ class TaskData(ExampleData):
     def card(self) -> Card:
         """Say which images and tasks the weights know."""
 
-        def told(sources: tuple[tuple[Path, ...], ...], pictures: tuple[str, ...]) -> tuple[str, ...]:
+        def told(sources: tuple[tuple[Path, ...], ...], pictures: Sequence[str]) -> tuple[str, ...]:
             named = tuple(Path(path).name for paths in sources for path in paths)
             return (*named, *(f"skimage.data.{name}" for name in pictures))
 
-        names = tuple(name for name in PICTURES if name not in VALIDATION_PICTURES) if self.pictures else ()
         return Card(
             summary=f"trained on {', '.join(name for name, weight in self.tasks.items() if weight > 0)}",
             licence=self.licence,
-            trained_on=told(self.sources, names),
+            trained_on=told(self.sources, self._trained_pictures()),
             validated_on=told(self.validation_sources, VALIDATION_PICTURES),
             split="by file",
         )
+
+    def _trained_pictures(self) -> list[str]:
+        return [name for name in PICTURES if name not in VALIDATION_PICTURES] if self.pictures else []
 
 
 class TaskBatches(Dataset[TaskBatch]):
@@ -207,6 +208,11 @@ class TaskBatches(Dataset[TaskBatch]):
         Images a batch.
     size, power, seed
         As for `TaskData`.
+
+    Raises
+    ------
+    OptionError
+        A task that is drawn, and no images of any of its kinds.
     """
 
     def __init__(
@@ -222,6 +228,11 @@ class TaskBatches(Dataset[TaskBatch]):
         power: float,
         seed: int,
     ) -> None:
+        idle = [name for name, weight in tasks.items() if weight > 0 and not set(TASKS[name].images) & set(images)]
+        if idle:
+            raise OptionError(
+                f"no images for {', '.join(idle)}", found=list(images), cure="Give colour photographs, or other tasks"
+            )
         self.images, self.names, self.length, self.together = images, list(tasks), length, together
         self.weights = torch.tensor(list(tasks.values()), dtype=torch.float64)
         self.order, self.batch, self.size, self.power, self.seed = order, batch, size, power, seed
@@ -252,10 +263,12 @@ class TaskBatches(Dataset[TaskBatch]):
         drawn = [draw(rng, (self.size, self.size)) for _ in range(self.batch)]
         images = torch.stack([image for image, _ in drawn])
         operator = task.operator(self.batch, (images.shape[1], images.shape[2], images.shape[3]), rng)
-        sigma, gain = draw_noise(task, operator, images, rng)
+        exact = operator.A(images)
+        sigma, gain = draw_noise(task, exact, rng)
         return measured(
             images,
             operator,
+            exact,
             sigma=sigma,
             gain=gain,
             task=name,
