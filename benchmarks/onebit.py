@@ -15,14 +15,14 @@ import argparse
 import copy
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import ratio, record, time_side_by_side
-from torch import Tensor
+from torch import Tensor, nn
 
 from recon.cards import Card
 from recon.checkpoint import save_checkpoint
@@ -76,41 +76,45 @@ def nmse(model: LISTA, physics: MatrixOperator, pairs: tuple[Tensor, Tensor]) ->
     return 10 * math.log10(float(error.square().sum() / x.square().sum()))
 
 
-def fit(model: LISTA, given: Problem, quantisation: Quantisation, steps: int, seed: int) -> None:
-    """Train by Adam with a cosine schedule; matrices at the rate that their stage has."""
-    matrices = [p for p in model.parameters() if p.ndim == 2]
+def fit(model: nn.Module, loss: Callable[[torch.Generator], Tensor], steps: int, rate: float, seed: int) -> None:
+    """Train by Adam with a cosine schedule; matrices and kernels at the rate that their stage has."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
     rest = [p for p in model.parameters() if p.ndim < 2]  # thresholds, and the logarithm of the scale
-    rate = LR if quantisation.levels == "full" else LATENT_LR
     optimizer = torch.optim.Adam([{"params": matrices, "lr": rate}, {"params": rest, "lr": LR}], fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = child_generator(seed, 7)
-    y, x = given.train
     model.train()
     for _ in range(steps):
-        chosen = torch.randint(TRAIN, (BATCH,), generator=generator)
-        loss = (model(y[chosen], given.physics) - x[chosen]).square().mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss(generator).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+
+
+def squared_error(model: LISTA, given: Problem) -> Callable[[torch.Generator], Tensor]:
+    y, x = given.train
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(TRAIN, (BATCH,), generator=generator)
+        return (model(y[chosen], given.physics) - x[chosen]).square().mean()
+
+    return loss
 
 
 def networks(given: Problem, blocks: int, depth: int, steps: Sequence[int], seed: int) -> dict[str, LISTA]:
     """Networks of all levels from one that has real weights with the structural zeros."""
     first = LISTA(M, N, depth).train()
     first(given.train[0][:2], given.physics)  # starts as ISTA
-    full = Quantisation(patterns=PATTERNS, levels="full", blocks=blocks)
-    quantise(first, full)
-    fit(first, given, full, steps[0], seed)
+    quantise(first, Quantisation(patterns=PATTERNS, levels="full", blocks=blocks))
+    fit(first, squared_error(first, given), steps[0], LR, seed)
     found = {}
     for levels in LEVELS:
-        model, quantisation = copy.deepcopy(first), full
+        model = copy.deepcopy(first)
         if levels != "full":
-            quantisation = Quantisation(patterns=PATTERNS, levels=levels, blocks=blocks)
             remove(model)
-            quantise(model, quantisation)
-        fit(model, given, quantisation, steps[1], seed + 1)
+            quantise(model, Quantisation(patterns=PATTERNS, levels=levels, blocks=blocks))
+        fit(model, squared_error(model, given), steps[1], LR if levels == "full" else LATENT_LR, seed + 1)
         found[levels] = model
     return found
 

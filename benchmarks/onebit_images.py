@@ -14,13 +14,13 @@ import argparse
 import copy
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import record
-from onebit import LEVELS, file_bits
+from onebit import LATENT_LR, LEVELS, LR, file_bits, fit
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -33,7 +33,7 @@ from recon.physics.compressed_sensing import gaussian_matrix
 from recon.training.data.images import decoded, image_files
 
 BLOCK, MEASUREMENTS, FEATURES, PHASES = 16, 64, 16, (1, 3, 6)
-BATCH, SYMMETRY, LR, LATENT_LR = 16, 0.01, 2e-3, 1e-3
+BATCH, SYMMETRY = 16, 0.01
 TRANSFORMS = ("blocks.*.H.*.weight", "blocks.*.inverse.*.weight")
 DATA = Path(os.environ.get("RECON_DATA", Path(__file__).parent.parent.parent / "shared" / "data")) / "natural" / "set11"
 SAMPLE = 512  # windows whose second moment the linear estimate is of
@@ -53,24 +53,15 @@ def windows(pictures: Sequence[Tensor], count: int, generator: torch.Generator) 
     return torch.stack(found)[:, None]
 
 
-def fit(
-    model: ISTANetPlus, physics: BlockCompressedSensing, pictures: Sequence[Tensor], steps: int, rate: float, seed: int
-) -> None:
-    matrices = [p for p in model.parameters() if p.ndim == 4]
-    rest = [p for p in model.parameters() if p.ndim < 4]
-    optimizer = torch.optim.Adam([{"params": matrices, "lr": rate}, {"params": rest, "lr": LR}])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = child_generator(seed, 7)
-    model.train()
-    for _ in range(steps):
+def published_loss(
+    model: ISTANetPlus, physics: BlockCompressedSensing, pictures: Sequence[Tensor]
+) -> Callable[[torch.Generator], Tensor]:
+    def loss(generator: torch.Generator) -> Tensor:
         x = windows(pictures, BATCH, generator)
         images, told = model.with_losses(physics.A(x), physics, model.own_losses)
-        loss = (images - x).square().mean() + SYMMETRY * told["symmetry"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        return (images - x).square().mean() + SYMMETRY * told["symmetry"]
+
+    return loss
 
 
 def quality(model: ISTANetPlus, matrix: Tensor, images: Sequence[Tensor]) -> float:
@@ -92,13 +83,14 @@ def networks(
     first = ISTANetPlus(phases, FEATURES)
     blocks = windows(pictures, SAMPLE, child_generator(seed, 3)).flatten(1)
     first.fit_start(matrix, blocks.T @ blocks)
-    fit(first, physics, pictures, steps[0], LR, seed)
+    fit(first, published_loss(first, physics, pictures), steps[0], LR, seed)
     found = {}
     for levels in LEVELS:
         model = copy.deepcopy(first)
         if levels != "full":
             quantise(model, Quantisation(patterns=TRANSFORMS, levels=levels))
-        fit(model, physics, pictures, steps[1], LR if levels == "full" else LATENT_LR, seed + 1)
+        rate = LR if levels == "full" else LATENT_LR
+        fit(model, published_loss(model, physics, pictures), steps[1], rate, seed + 1)
         found[levels] = model
     return found
 
