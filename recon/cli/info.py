@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> int:
 
     described: list[dict[str, Any]] = []
     failed = 0
-    for path, _ in expand(args.files):
+    paths = [path for path, _ in expand(args.files)]
+    for path in paths:
         try:
             facts = describe(datasets.open(path, format=args.format, variable=args.variable, psf=args.psf), path)
         except ReconError as error:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(described)
     if failed:
-        return 2 if failed == len(expand(args.files)) else 1
+        return 2 if failed == len(paths) else 1
     return 0
 
 

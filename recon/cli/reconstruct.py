@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from recon.datasets import CompressedScan, Measurements
     from recon.datasets.readers import Opened
     from recon.result import Result
     from recon.slices import Trust
@@ -140,8 +139,9 @@ def _one_file(
     pool: ProcessPoolExecutor | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
+    from recon.compressed import reconstruct_compressed
     from recon.datasets import CompressedScan, Measurements, Stamps
-    from recon.datasets.atomic import check_target
+    from recon.measured_files import measurements_of, reconstruct_measurements
     from recon.parallel import Job, fill_spool
     from recon.pipeline import execute, only_scan
     from recon.prepare import Preparation
@@ -149,116 +149,95 @@ def _one_file(
     start = time.perf_counter()
     opened: Opened
     if args.physics is not None:
-        from recon.measured_files import measurements_of
-
         opened = measurements_of(path, args.physics, variable=args.variable)
     else:
         opened = reconstruct_stamps.open_input(path, args)
     if isinstance(opened, Measurements):
         _check_unused(args, _NOT_FOR_MEASUREMENTS | reconstruct_stamps.OPTIONS, "measurements by any operator", path)
-        return _measured(path, opened, target, args, progress)
+        measured = partial(
+            reconstruct_measurements,
+            opened,
+            args.model,
+            sigma=args.sigma,
+            gain=args.gain,
+            tile=args.tile,
+            slices=args.slices,
+            device=args.device,
+            progress=progress,
+        )
+        return _written(measured, path, target, args, start)
     _check_unused(args, _FOR_MEASUREMENTS, "such a file", path)
     if isinstance(opened, Stamps):
         _check_unused(args, _FOR_SCANS, "galaxy stamps", path)
         return reconstruct_stamps.one_file(path, opened, target, args, pool, progress)
+    trust = _trust(args.trust)
     if isinstance(opened, CompressedScan):
         _check_unused(args, _NOT_FOR_COMPRESSED | reconstruct_stamps.OPTIONS, "compressed measurements", path)
-        return _compressed(path, opened, target, args, progress)
+        compressed = partial(
+            reconstruct_compressed,
+            opened,
+            args.model,
+            slices=args.slices,
+            hold_out=trust.hold_out,
+            seed=args.seed,
+            device=args.device,
+            progress=progress,
+        )
+        return _written(compressed, path, target, args, start)
     _check_unused(args, reconstruct_stamps.OPTIONS, "k-space", path)
     scan = only_scan(opened, path)
-    if args.resume and target.exists():
-        return {"file": str(path), "output": str(target), "note": "there already"}
-    report = _report_of(target)
-    for output in (target, report) if args.report else (target,):
-        check_target(output, overwrite=args.overwrite)
     job = Job(
         path=path,
         spool=target.with_name(f".{target.name}.slices"),
         model=args.model,
         how=Preparation(coils=args.coils, whiten=args.whiten, map_sets=args.maps, device=args.device),
         slices=None if args.slices is None else tuple(args.slices),
-        trust=_trust(args.trust),
+        trust=trust,
         seed=args.seed,
         format=args.format,
         variable=args.variable,
     )
-    try:
+
+    def from_kspace() -> Result:
         plan = job.plan(scan)
         if pool is not None:
             fill_spool(pool, job, plan, progress)
-        result = execute(plan, progress=progress, spool=job.spool)
+        return execute(plan, progress=progress, spool=job.spool)
+
+    return _written(from_kspace, path, target, args, start, spool=job.spool)
+
+
+def _written(
+    make: Callable[[], Result],
+    path: Path,
+    target: Path,
+    args: argparse.Namespace,
+    start: float,
+    *,
+    spool: Path | None = None,
+) -> dict[str, Any]:
+    """Make an image, unless it may stay as it is; write it and its report, and return what is told of it.
+
+    Finished slices in ``spool`` are of use again only where the disk was at fault, or the process was stopped.
+    """
+    from recon.datasets.atomic import check_target
+
+    if args.resume and target.exists():
+        return {"file": str(path), "output": str(target), "note": "there already"}
+    report = _report_of(target)
+    for output in (target, report) if args.report else (target,):
+        check_target(output, overwrite=args.overwrite)
+    try:
+        result = make()
         result.save(target, overwrite=args.overwrite)
         if args.report:
             result.report(report, overwrite=args.overwrite)
     except ReconError as error:
-        # Finished slices are of use again only where the disk was at fault.
-        if not isinstance(error, OutputError) or target.exists():
-            shutil.rmtree(job.spool, ignore_errors=True)
+        if spool is not None and (not isinstance(error, OutputError) or target.exists()):
+            shutil.rmtree(spool, ignore_errors=True)
         raise
-    shutil.rmtree(job.spool, ignore_errors=True)
-    return _row(path, target, result, time.perf_counter() - start)
-
-
-def _compressed(
-    path: Path,
-    scan: CompressedScan,
-    target: Path,
-    args: argparse.Namespace,
-    progress: Callable[[int, int], None],
-) -> dict[str, Any]:
-    from recon.compressed import reconstruct_compressed
-    from recon.datasets.atomic import check_target
-
-    start = time.perf_counter()
-    if args.resume and target.exists():
-        return {"file": str(path), "output": str(target), "note": "there already"}
-    report = _report_of(target)
-    for output in (target, report) if args.report else (target,):
-        check_target(output, overwrite=args.overwrite)
-    result = reconstruct_compressed(
-        scan,
-        args.model,
-        slices=args.slices,
-        hold_out=_trust(args.trust).hold_out,
-        seed=args.seed,
-        device=args.device,
-        progress=progress,
-    )
-    result.save(target, overwrite=args.overwrite)
-    if args.report:
-        result.report(report, overwrite=args.overwrite)
-    return _row(path, target, result, time.perf_counter() - start)
-
-
-def _measured(
-    path: Path,
-    data: Measurements,
-    target: Path,
-    args: argparse.Namespace,
-    progress: Callable[[int, int], None],
-) -> dict[str, Any]:
-    from recon.datasets.atomic import check_target
-    from recon.measured_files import reconstruct_measurements
-
-    start = time.perf_counter()
-    if args.resume and target.exists():
-        return {"file": str(path), "output": str(target), "note": "there already"}
-    report = _report_of(target)
-    for output in (target, report) if args.report else (target,):
-        check_target(output, overwrite=args.overwrite)
-    result = reconstruct_measurements(
-        data,
-        args.model,
-        sigma=args.sigma,
-        gain=args.gain,
-        tile=args.tile,
-        slices=args.slices,
-        device=args.device,
-        progress=progress,
-    )
-    result.save(target, overwrite=args.overwrite)
-    if args.report:
-        result.report(report, overwrite=args.overwrite)
+    if spool is not None:
+        shutil.rmtree(spool, ignore_errors=True)
     return _row(path, target, result, time.perf_counter() - start)
 
 
