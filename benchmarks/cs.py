@@ -5,8 +5,8 @@ r"""Block compressed sensing of pictures, as the tables of ISTA-Net, COAST and t
 Each folder is a test set (Set11, BSD68); its name stands in the table. Pictures are measured in blocks of 33 x 33 by a
 Gaussian matrix with orthonormal rows, the luminance of colour ones, filled up with zeros to whole blocks. PSNR with a
 peak of 255 after clipping, and SSIM with windows of 7 x 7, are means over the pictures, with 95 % bootstrap
-intervals that draw pictures again. Seconds are those of a picture in the model, one after
-the other; the record has those of the processor too, which a busy machine does not change.
+intervals that draw pictures again. Seconds are those of a picture in the model, one after the other; the record has
+those of the processor too, which a busy machine does not change.
 
 ``--models`` are names of `recon.models`, or files of weights. The matrix is the one of ``recon simulate cs`` (seed 0),
 for which weights of one matrix were trained here; those of another matrix are left out at that ratio.
@@ -41,8 +41,8 @@ from recon.datasets.simulate_compressed import luminance, make_matrix, read_matr
 from recon.foreign.reading import import_weights
 from recon.metrics import bootstrap_interval, picture_figures
 from recon.physics import BlockCompressedSensing
-from recon.physics.compressed_sensing import measurements_at
 from recon.physics.errors import OptionError
+from recon.physics.measurement_matrices import measurements_at
 from recon.training.data.images import image_files
 from recon.zoo import load_model
 

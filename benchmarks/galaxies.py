@@ -10,8 +10,8 @@ leave them.
 Shapes are those of [Li & Alexander 2023]: FPFS moments under shapelets of 0.6", each stamp lifted to a least value of
 0. ``dg`` is the median of the difference of moduli from the truth, ``vector`` that of the difference of vectors,
 each at most 1; ``flux`` is the median relative error of the stamp's sum. Intervals are bootstrap ones of 95 % over
-galaxies. Times are those of batches, the measurement left out. A model may be named
-several times, with several files (seeds).
+galaxies. Times are those of batches, the measurement left out. A model may be named several times, with several files
+(seeds).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from classical import DATA
 from common import record
-from deepinv.models import Reconstructor
 from deepinv.physics import GaussianNoise
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -81,13 +80,9 @@ def methods(wanted: Sequence[str]) -> Iterator[Method]:
     for name in wanted or LEARNED:
         label, _, file = name.partition("=")
         try:
-            yield Method(label, _evaluated(recon.load_model(file or label)))
+            yield Method(label, recon.load_model(file or label))
         except ReconError as error:
             print(f"{label} is left out: {error}")
-
-
-def _evaluated(model: Reconstructor) -> Reconstructor:
-    return model.eval()
 
 
 def physics_of(psf: Tensor, sigma: Tensor) -> PSFConvolution:

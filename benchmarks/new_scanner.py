@@ -40,12 +40,12 @@ from recon.checkpoint import constructor_arguments, registered_name
 from recon.datasets.anatomy import Planes, Variation, Volume, load_volume
 from recon.datasets.atomic import atomic_path
 from recon.figures import save_comparison
+from recon.finetuning.holding_out import HeldOut
 from recon.finetuning.loop import Descent
 from recon.finetuning.measurements import Measurement
 from recon.finetuning.splitting import split
 from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import DataError, ReconError
-from recon.physics.layout import to_complex
 from recon.prepare import Preparation, prepare
 from recon.result import Result
 from recon.training.data.simulated import Acquisition, SimulatedScans
@@ -244,35 +244,31 @@ def shifts(options: argparse.Namespace, model: Reconstructor, study: Study, work
     return rows
 
 
-def real_parts(folder: Path, name: str, seed: int) -> tuple[Measurement, Measurement, Tensor]:
-    """Return all of a real brain, what fine-tuning sees of it, and which samples it does not."""
+def real_parts(folder: Path, name: str, seed: int) -> HeldOut:
+    """Return a real brain in two parts: what fine-tuning sees of it, and the samples that it does not."""
     scan = datasets.open(folder / "mri/kspace" / name)
     if not isinstance(scan, datasets.Scan):
         raise DataError("raw k-space was expected", file=folder / name)
     problem = prepare(scan, 0, Preparation(device="cpu"))
     whole = Measurement(y=problem.y, physics=problem.physics, name=name)
     kept, left_out = split(whole, LEFT_OUT, torch.Generator().manual_seed(SEED + seed))
-    return whole, kept, left_out
-
-
-@torch.no_grad()
-def left_out_error(model: Reconstructor, whole: Measurement, kept: Measurement, left_out: Tensor) -> float:
-    """Squared error of the prediction over the squared samples."""
-    predicted = whole.physics.expand(to_complex(model(kept.y, kept.physics)))
-    chosen = left_out.expand_as(whole.y)
-    return float((predicted - whole.y)[chosen].abs().square().sum() / whole.y[chosen].abs().square().sum())
+    return HeldOut(kept, whole, left_out)
 
 
 def real_run(folder: Path, name: str, model: Reconstructor, study: Study, seed: int) -> dict[str, Any]:
     """Fine-tune on what is left of a real brain, and predict the rest before and after."""
-    whole, kept, left_out = real_parts(folder, name, seed)
-    tuned = recon.finetune(model, kept, loss="ssdu", descent=study.descent, how=Preparation(device="cpu"), seed=seed)
+    part = real_parts(folder, name, seed)
+    whole, left_out = part.whole, part.left_out
+    assert left_out is not None
+    tuned = recon.finetune(
+        model, part.kept, loss="ssdu", descent=study.descent, how=Preparation(device="cpu"), seed=seed
+    )
     energy = float(whole.y[left_out.expand_as(whole.y)].abs().square().sum())
     noise = 2 * float(whole.deviation.square()) * int(left_out.sum()) * whole.y.shape[1]
     return {
-        "before": left_out_error(model, whole, kept, left_out),
-        "after": left_out_error(tuned.model, whole, kept, left_out),
-        "classical": left_out_error(recon.load_model("l1-wavelet"), whole, kept, left_out),
+        "before": part.error(model),
+        "after": part.error(tuned.model),
+        "classical": part.error(recon.load_model("l1-wavelet")),
         "noise alone": noise / energy,
         "step": tuned.course.step,
     }

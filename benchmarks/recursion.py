@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from recon.models.coast import COAST
 from recon.models.ista_net_plus import ISTANetPlus
 from recon.models.unrolled import UnrolledReconstructor
 from recon.physics import BlockCompressedSensing
-from recon.physics.compressed_sensing import gaussian_matrix
+from recon.physics.measurement_matrices import gaussian_matrix
 from recon.training.data.images import decoded, image_files
 
 BLOCK, PIXELS, MEASUREMENTS = 33, 1089, 272
@@ -165,7 +166,7 @@ def inference(images: list[Tensor], repeats: int) -> dict[str, dict[str, float]]
             block.tail.weight.mul_(0.1)
         for name, ours in (("ista-net-plus", plus), ("coast", coast)):
             ratios, differences = [], []
-            theirs = copy_of(ours)
+            theirs = deepcopy(ours).to(memory_format=torch.contiguous_format)  # as in the authors' code
             for image in images:
                 physics = BlockCompressedSensing(matrix, (int(image.shape[0]), int(image.shape[1])))
                 y = physics.A(image[None, None])
@@ -192,13 +193,6 @@ def inference(images: list[Tensor], repeats: int) -> dict[str, dict[str, float]]
                 "largest difference": max(differences),
             }
     return figures
-
-
-def copy_of(model: nn.Module) -> nn.Module:
-    """Return the same weights in the memory format of the authors' code."""
-    from copy import deepcopy
-
-    return deepcopy(model).to(memory_format=torch.contiguous_format)
 
 
 def main() -> None:
