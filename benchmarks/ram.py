@@ -15,12 +15,12 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from common import ratio, record
+from common import ratio, record, time_side_by_side
 from deepinv.physics.noise import GaussianNoise
 from torch import Tensor, nn
 
@@ -59,18 +59,6 @@ def same_weights(peer: nn.Module) -> nn.Module:
     ours = registry["ram"](**foreign.arguments)
     ours.load_state_dict(foreign.weights)
     return ours.eval()
-
-
-def in_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of the processor that each task took, after a first time that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(repeats + 1):
-        for name, task in tasks.items():
-            start = time.process_time()
-            task()
-            if turn:
-                seconds[name].append(time.process_time() - start)
-    return seconds
 
 
 def peak_memory(name: str, side: int) -> int:
@@ -128,7 +116,7 @@ def main() -> None:
     }
     tasks = {f"{name}, float32": forward(name, False) for name in NAMES}
     tasks |= {f"{name}, bfloat16": forward(name, True) for name in NAMES}
-    seconds = in_turns(tasks, options.repeats)
+    seconds = time_side_by_side(tasks, options.repeats, clock=time.process_time)
     figures["seconds"] = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
     figures["times as fast as deepinv's, median, least, most"] = {
         name: ratio(seconds[f"deepinv, {name.split(', ')[1]}"], values)
@@ -143,7 +131,8 @@ def main() -> None:
     for side in options.sizes:
         measurements, operator = problem(side)
         with torch.no_grad():
-            of_side = in_turns({"light": lambda m=measurements, o=operator: light(m, o)}, 2)
+            tasks = {"light": lambda m=measurements, o=operator: light(m, o)}
+            of_side = time_side_by_side(tasks, 2, clock=time.process_time)
         scaling[side] = min(of_side["light"]) / (side / 1000) ** 2
     figures["light, seconds a megapixel"] = scaling
     print(json.dumps(figures, indent=2))
