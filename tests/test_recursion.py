@@ -78,17 +78,17 @@ def test_feature_modulation_has_the_published_size_and_starts_near_one() -> None
 
 # --- networks of one turn a block that may have more ----------------------------------------------------------------
 
-EXISTING = {
-    "recurrentvarnet": ("steps", 3, "regularisers"),
-    "varnet": ("cascades", 3, "cascades"),
-    "galaxy-admm": ("iterations", 3, "denoisers"),
+EXISTING = {  # by what their constructors call the number of blocks
+    "recurrentvarnet": "steps",
+    "varnet": "cascades",
+    "galaxy-admm": "iterations",
 }
 each = pytest.mark.parametrize("name", list(EXISTING))
 
 
 @each
 def test_more_turns_need_no_more_weights(name: str) -> None:
-    argument, blocks, _ = EXISTING[name]
+    argument, blocks = EXISTING[name], 3
     plain, recursive = tiny(name, **{argument: blocks}), tiny(name, **{argument: blocks}, recursions=4)
     more = sum(p.numel() for p in recursive.parameters()) - sum(p.numel() for p in plain.parameters())
     seen = 2 * 25 * 8 * blocks if name == "recurrentvarnet" else 0  # two more channels into its 5x5 convolutions
@@ -106,7 +106,7 @@ def test_more_turns_need_no_more_weights(name: str) -> None:
 )
 def test_recursions_are_an_unrolled_network_with_tied_weights(name: str, options: dict[str, object]) -> None:
     """Outputs, and gradients summed over the copies."""
-    argument, _, _ = EXISTING[name]
+    argument = EXISTING[name]
     recursive = tiny(name, **{argument: 2}, recursions=2, **options).eval()
     unrolled = tiny(name, **{argument: 4}, **options).eval()
     tie(recursive, unrolled, [0, 0, 1, 1])
@@ -147,7 +147,7 @@ def tie(recursive: nn.Module, unrolled: nn.Module, order: list[int]) -> None:
 
 @each
 def test_anytime_and_training(name: str) -> None:
-    argument, blocks, parts = EXISTING[name]
+    argument, blocks = EXISTING[name], 3
     model = tiny(name, **{argument: blocks}, recursions=2)
     y, physics = problem_of(name)
     model.eval()
@@ -167,7 +167,6 @@ def test_anytime_and_training(name: str) -> None:
     assert len(used) > 1
     with pytest.raises(OptionError, match="turns that do not fit"):
         model(y, physics, [1] * (blocks + 1))
-    assert hasattr(model, parts)
 
 
 def test_recurrentvarnet_knows_where_it_is() -> None:
