@@ -217,6 +217,17 @@ def test_folders_of_photographs(tmp_path: Path, generator: torch.Generator) -> N
     assert str(tmp_path) in data.training_set()[0].names[0]
 
 
+def test_pictures_of_any_depth_end_at_one(tmp_path: Path) -> None:
+    from PIL import Image
+
+    ramp = np.arange(64).reshape(8, 8)
+    for name, pixels in (("a.png", (4 * ramp).astype(np.uint8)), ("b.png", (1000 * ramp).astype(np.uint16))):
+        Image.fromarray(pixels).save(tmp_path / name)
+    first, deep = decoded(tmp_path / "a.png"), decoded(tmp_path / "b.png")
+    torch.testing.assert_close(first[0], torch.from_numpy(ramp).float() * 4 / 255)
+    torch.testing.assert_close(deep[0], torch.from_numpy(ramp).float() / 63)
+
+
 def test_attenuation_of_water_and_air(generator: torch.Generator) -> None:
     draw = Attenuation([torch.tensor([[-1000.0, 0.0]]).repeat_interleave(20, 1).repeat(20, 1)], ["a"])
     x, name = draw(generator, (16, 16))

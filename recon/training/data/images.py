@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
@@ -26,7 +26,7 @@ Draw = Callable[[torch.Generator, Size], tuple[Tensor, str]]
 """Draws an image ``(c, y, x)`` of a size, its largest values near 1, and says what it is."""
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-_KEPT = 512  # decoded pictures that are kept in memory
+_KEPT = 512  # decoded files that are kept in memory, as bytes: in each worker 1.5 GB of megapixels in colour
 _GREY = (0.299, 0.587, 0.114)
 _PHASE = (0.02, 0.4)  # root mean square of the phase that follows the anatomy, radians
 _ATTEMPTS = 20  # images drawn until one has contrast
@@ -79,7 +79,6 @@ class Photographs:
         return turned(window(x, size, rng), rng), str(picture)
 
 
-@lru_cache(maxsize=_KEPT)
 def decoded(picture: Path | str) -> Float[Tensor, "c y x"]:
     """Read a picture, 1 or 3 channels from 0 to 1.
 
@@ -89,18 +88,27 @@ def decoded(picture: Path | str) -> Float[Tensor, "c y x"]:
         A file that is no picture.
     """
     if isinstance(picture, str):
-        return load_picture(picture)
+        return _built_in(picture)
+    pixels = _pixels(picture)
+    return pixels / (255 if pixels.dtype == torch.uint8 else max(float(pixels.max()), 1e-6))
+
+
+_built_in = lru_cache(load_picture)
+
+
+@lru_cache(maxsize=_KEPT)
+def _pixels(file: Path) -> UInt8[Tensor, "c y x"] | Float[Tensor, "c y x"]:
+    """Read a file: bytes, or what has more than 8 bits as it is."""
     from PIL import Image as Pictures
     from PIL import UnidentifiedImageError
 
     try:
-        with Pictures.open(picture) as file:
-            deep = file.mode.startswith("I") or file.mode == "F"
-            grey = deep or file.mode in ("1", "L", "LA")
-            pixels = np.asarray(file if deep else file.convert("L" if grey else "RGB"), dtype=np.float32)
+        with Pictures.open(file) as picture:
+            deep = picture.mode.startswith("I") or picture.mode == "F"
+            grey = deep or picture.mode in ("1", "L", "LA")
+            pixels = np.array(picture, dtype=np.float32) if deep else np.array(picture.convert("L" if grey else "RGB"))
     except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"a picture that cannot be read: {error}", file=picture) from error
-    pixels = pixels / (max(float(pixels.max()), 1e-6) if deep else 255)
+        raise DataError(f"a picture that cannot be read: {error}", file=file) from error
     return torch.from_numpy(np.ascontiguousarray(pixels[None] if grey else pixels.transpose(2, 0, 1)))
 
 
