@@ -291,15 +291,21 @@ def reconstruct(
 
 def only_scan(opened: Opened, file: str | Path) -> Scan:
     """Return what was opened if it is raw k-space; else raise `DataError`."""
+    opened = only_measurements(opened, file)
     if isinstance(opened, Scan):
         return opened
-    if isinstance(opened, Image):
-        cure = "Make measurements from it with `recon simulate`, or name the PSF of galaxy stamps with psf=... (--psf)"
-        raise DataError("this file holds an image, not raw measurements", file=file, cure=cure)
     what = {CompressedScan: "compressed measurements", Measurements: "measurements with their operator"}.get(
         type(opened), "galaxy stamps"
     )
     raise DataError(f"this file holds {what}, not k-space", file=file)
+
+
+def only_measurements(opened: Opened, file: str | Path) -> Scan | CompressedScan | Measurements | Stamps:
+    """Return what was opened if it is measurements of any kind; an image raises `DataError`."""
+    if isinstance(opened, Image):
+        cure = "Make measurements from it with `recon simulate`, or name the PSF of galaxy stamps with psf=... (--psf)"
+        raise DataError("this file holds an image, not raw measurements", file=file, cure=cure)
+    return opened
 
 
 def _on_tensors(

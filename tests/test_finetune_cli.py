@@ -18,8 +18,10 @@ import recon
 from recon.cards import Card, read_card
 from recon.checkpoint import save_checkpoint
 from recon.cli import main
+from recon.compressed import prepare_compressed
 from recon.finetuning.data import measurements_of
 from recon.finetuning.loop import Descent, descend
+from recon.physics import BlockCompressedSensing
 from recon.prepare import Preparation, prepare
 
 FEW = ("--steps", "6", "--every", "2", "--lr", "5e-3", "--device", "cpu")
@@ -89,10 +91,35 @@ def test_stamps_are_taken_with_their_psf(tmp_path):
     found = measurements_of(stamps, how=Preparation(device="cpu"))
     assert [len(m.y) for m in found] == [16, 4]
     assert torch.allclose(found[0].y, y[:16])
+    spread = measurements_of(stamps, how=Preparation(device="cpu"), most=1)
+    assert [len(m.y) for m in spread] == [16]
     path = tmp_path / "shapes.safetensors"
     save_checkpoint(path, tiny("galaxy-admm"), Card())
     tuned = recon.finetune(path, stamps, descent=Descent(steps=2, every=2))
     assert tuned.card.figures["fine-tuning"]["loss"].startswith("sure: ")
+
+
+@pytest.mark.parametrize("peak", [None, 255.0])
+def test_compressed_measurements_are_prepared_as_for_a_reconstruction(peak):
+    x = 255 * torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    matrix = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(1)))[0][:20]
+    y = BlockCompressedSensing(matrix, (16, 24), (8, 8)).A(x)
+    scan = recon.datasets.CompressedScan(
+        measurements=y.numpy(),
+        matrix=matrix.numpy(),
+        size=(16, 24),
+        block=(8, 8),
+        source=recon.datasets.Source("array"),
+        sigma=2.0,
+        colour="channels",
+        peak=peak,
+    )
+    (found,) = measurements_of(scan, how=Preparation(device="cpu"))
+    problem = prepare_compressed(scan, 0)
+    assert found.y.shape[:2] == (3, 1)
+    assert torch.equal(found.y[:, 0], problem.y[0])
+    assert 100 < problem.peak <= 255
+    assert float(found.physics.noise_model.sigma) == pytest.approx(2 / problem.peak)
 
 
 def test_what_cannot_be_used_is_told_in_a_line_and_leaves_nothing(tmp_path, weights, capsys):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from deepinv.physics import LinearPhysics
 from deepinv.physics.noise import GaussianNoise
 from torch import Tensor
 
-from recon.datasets import CompressedScan, Image, Measurements, Scan, Source, Stamps
+from recon.compressed import prepare_compressed
+from recon.datasets import CompressedScan, Measurements, Scan, Source, Stamps
 from recon.datasets import open as open_file
 from recon.finetuning.measurements import Measurement
 from recon.galaxies.catalogue import UNUSABLE
@@ -25,8 +26,8 @@ from recon.measured import with_noise
 from recon.measured_files import operator_of
 from recon.physics import PSFConvolution
 from recon.physics.checks import check_operator
-from recon.physics.compressed_sensing import BlockCompressedSensing
 from recon.physics.errors import DataError, OptionError, ShapeError
+from recon.pipeline import only_measurements
 from recon.prepare import Preparation, prepare
 from recon.training.batches import TrainingBatch
 from recon.volumes import as_slices
@@ -98,6 +99,7 @@ Data: TypeAlias = (
     | tuple[Tensor, LinearPhysics]
     | Sequence[Any]
 )
+Item = TypeVar("Item")
 
 
 def measurements_of(
@@ -131,14 +133,12 @@ def measurements_of(
     makers: list[Callable[[], Measurement]] = []
     origins: list[Origin] = []
     for item in _items(data):
-        of_item, origin = _makers(item, psf, how)
+        of_item, origin = _makers(item, psf, how, most)
         makers += of_item
         origins.append(origin)
     if not makers:
         raise OptionError("there are no measurements to fine-tune on", found="an empty list")
-    if len(makers) > most:
-        makers = [makers[i] for i in np.linspace(0, len(makers) - 1, most).round().astype(int)]
-    found = Gathered(makers, origins, how.resolved_device())
+    found = Gathered(_spread(makers, most), origins, how.resolved_device())
     check(found[0])  # of files the operators are ours; a user's own are all checked above
     return found
 
@@ -188,7 +188,16 @@ def _items(data: Any) -> Iterator[Any]:
         yield data
 
 
-def _makers(item: Any, psf: str | Path | None, how: Preparation) -> tuple[list[Callable[[], Measurement]], Origin]:
+def _spread(items: Sequence[Item], most: int) -> Sequence[Item]:
+    """Return evenly spread ones of too many."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _makers(
+    item: Any, psf: str | Path | None, how: Preparation, most: int
+) -> tuple[list[Callable[[], Measurement]], Origin]:
     if isinstance(item, Path):
         item = _opened(item, psf)
     if isinstance(item, tuple):
@@ -210,7 +219,8 @@ def _makers(item: Any, psf: str | Path | None, how: Preparation) -> tuple[list[C
     if isinstance(item, CompressedScan):
         return [partial(_of_compressed, item, i) for i in range(item.n_slices)], _origin(item)
     if isinstance(item, Stamps):
-        starts = [s for s in range(0, item.n, _STAMPS) if _usable(item, s)]
+        # Few of millions of stamps are looked at.
+        starts = [s for s in _spread(range(0, item.n, _STAMPS), most) if _usable(item, s)]
         return [partial(_of_stamps, item, s) for s in starts], Origin(_name(item.source), fingerprint(item))
     raise OptionError(
         "data that nothing is known of",
@@ -225,11 +235,7 @@ def _opened(path: Path, psf: str | Path | None) -> Any:
 
     if psf is not None:
         return open_stamps(path, ReadOptions(psf=Path(psf)))
-    opened = open_file(path)
-    if isinstance(opened, Image):
-        cure = "Make measurements from it with `recon simulate`, or name the PSF of galaxy stamps with psf=... (--psf)"
-        raise DataError("this file holds an image, not raw measurements", file=path, cure=cure)
-    return opened
+    return only_measurements(open_file(path), path)
 
 
 def _origin(data: Scan | CompressedScan | Measurements) -> Origin:
@@ -260,12 +266,9 @@ def _of_slice(scan: Scan, index: int, how: Preparation) -> Measurement:
 
 
 def _of_compressed(scan: CompressedScan, index: int) -> Measurement:
-    peak = scan.peak or 1.0
-    noise = GaussianNoise(scan.sigma / peak) if scan.sigma else None
-    matrix = torch.from_numpy(np.array(scan.matrix, dtype=np.float32))
-    physics = BlockCompressedSensing(matrix, scan.size, scan.block, noise_model=noise)
-    y = torch.from_numpy(scan.slice(index))[:, None] / peak  # channels one by one
-    return Measurement(y=y, physics=physics, name=f"{scan.source}, slice {index}")
+    problem = prepare_compressed(scan, index)
+    channels = problem.y.movedim(1, 0)  # one by one, as networks are trained on them
+    return Measurement(y=channels, physics=problem.physics, name=f"{scan.source}, slice {index}")
 
 
 def _of_stamps(stamps: Stamps, start: int) -> Measurement:

@@ -225,7 +225,7 @@ def _relative(loss: Tensor, view: Standardised) -> Float[Tensor, ""]:
 
 
 def _size(measurement: Measurement) -> Float[Tensor, "..."]:
-    """Root mean square of each row's measured entries, broadcastable to ``y``."""
+    """Root mean square of each row's entries, broadcastable to ``y``; what was not measured counts as 0."""
     y = measurement.y
     power = _real(y).square().flatten(1).mean(1).sqrt()
     return torch.where(power > 0, power, 1).reshape(-1, *(1,) * (y.ndim - 1))
