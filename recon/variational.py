@@ -43,6 +43,7 @@ _REFERENCE_NOISE = 0.01
 _SEARCH_START, _SEARCH_ITERATIONS = 0.02, 60
 _FIRST, _FALL = 0.01, 0.7  # relative weight of the first iteration, and its fall from one to the next
 _TYPICAL = 0.002  # relative weight where nothing can be left out
+_ROUNDING = 100  # machine epsilons of the largest weight below which a weight says nothing
 
 
 class Prox(Protocol):
@@ -99,12 +100,14 @@ def penalised(
     details: dict[str, float] = {}
     for index in range(y.shape[0]):
         y_i, physics_i = single(y, physics, index)
+        b = backprojection(y_i, physics_i)
+        norm = largest_eigenvalue(physics_i, b)
         relative = regularisation
         if relative is None and sigmas is not None:
-            relative = noise_weight(y_i, physics_i, sigmas[index])
+            relative = _noise_weight(b, norm, physics_i, sigmas[index])
         if relative is None:
             relative = _weight_by_hold_out(y_i, physics_i, make_prox)
-        x, iterations = _minimise(y_i, physics_i, make_prox, relative, max_iter, tol)
+        x, iterations = _minimise(b, norm, physics_i, make_prox, relative, max_iter, tol)
         images.append(x)
         end = f"_{index}" if index else ""
         details |= {f"regularisation{end}": relative, f"iterations{end}": float(iterations)}
@@ -114,11 +117,16 @@ def penalised(
 def noise_weight(y: Num[Tensor, "1 ..."], physics: LinearPhysics, sigma: float) -> float:
     """Weight for a noise level, by the rule of the module, for data scaled to a zero-filled image of 1."""
     b = backprojection(y, physics)
+    return _noise_weight(b, largest_eigenvalue(physics, b), physics, sigma)
+
+
+def _noise_weight(b: Num[Tensor, "1 set *spatial"], norm: float, physics: LinearPhysics, sigma: float) -> float:
+    """Return `noise_weight`, by the back-projection and the largest eigenvalue."""
     scale = image_scale(b)
     if scale == 0:
         return 0.0
     # b, in whose units the scale is, grows with the square of the operator, the noise of y seen in it only once.
-    noise = sigma * math.sqrt(largest_eigenvalue(physics, b)) / scale
+    noise = sigma * math.sqrt(norm) / scale
     return _KAPPA * backprojected_noise(physics, sigma, b) / scale * (noise / _REFERENCE_NOISE) ** (1 / 3)
 
 
@@ -140,24 +148,27 @@ def _weight_by_hold_out(y: Tensor, physics: LinearPhysics, make_prox: MakeProx) 
     split = leave_out(y, physics)
     if split is None:
         return _TYPICAL
+    b = backprojection(split.y, split.physics)
+    norm = largest_eigenvalue(split.physics, b)
 
     def error(relative: float) -> float:
-        x, _ = _minimise(split.y, split.physics, make_prox, relative, _SEARCH_ITERATIONS, 0.0)
+        x, _ = _minimise(b, norm, split.physics, make_prox, relative, _SEARCH_ITERATIONS, 0.0)
         return split.error(x)
 
     return least_on_path(error, _SEARCH_START, ratio=0.5)
 
 
 def _minimise(
-    y: Tensor, physics: LinearPhysics, make_prox: MakeProx, relative: float, max_iter: int, tol: float
+    b: Tensor, norm: float, physics: LinearPhysics, make_prox: MakeProx, relative: float, max_iter: int, tol: float
 ) -> tuple[Tensor, int]:
     """Minimise by FISTA [Beck, Teboulle 2009, eq. 4.1-4.3], the momentum dropped where it points uphill.
 
     The restart is that of O'Donoghue, Candès 2015. FISTA bears an inexact proximal map that gets more exact.
+    ``b`` is the back-projection, ``norm`` the largest eigenvalue.
     """
-    b, normal = backprojection(y, physics), normal_of(physics)
+    normal = normal_of(physics)
     tiny = torch.finfo(b.real.dtype).tiny
-    step = 1 / max(largest_eigenvalue(physics, b), tiny)
+    step = 1 / max(norm, tiny)
     weight = step * relative * image_scale(b) * _penalised_pixels(physics, b)
     prox = make_prox(weight)
     x = z = _start(b, normal, step)
@@ -185,9 +196,10 @@ def _start(b: Tensor, normal: Callable[[Tensor], Tensor], step: float) -> Tensor
     if b.is_complex():
         return step * b
     weight = normal(torch.ones_like(b))
-    if float(weight.min()) < 0:
+    rounding = _ROUNDING * torch.finfo(b.dtype).eps * float(weight.abs().max())  # FFTs leave some where it is zero
+    if float(weight.min()) < -rounding:
         return step * b
-    return torch.where(weight > 0, b / weight.clamp_min(torch.finfo(b.dtype).tiny), 0)
+    return torch.where(weight > rounding, b / weight.clamp_min(torch.finfo(b.dtype).tiny), 0)
 
 
 def _as_channels(x: Tensor) -> Tensor:
