@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon.physics import operators
-from recon.physics.errors import OptionError, ShapeError
-from recon.physics.kernels import checked_kernel
+from recon.physics.errors import OptionError
+from recon.physics.kernels import check_fits, checked_kernel
 
 Border = Literal["valid", "replicate", "reflect", "constant"]
 LARGE = 25
@@ -56,7 +56,8 @@ class Blur(DeepinvBlur):
                 found=repr(padding),
                 expected=f"one of {', '.join(get_args(Border))}; or the operator of a periodic one",
             )
-        kernel = _fitting(checked_kernel(kernel), img_size)
+        kernel = checked_kernel(kernel)
+        check_fits(kernel, img_size)
         super().__init__(
             filter=kernel,
             padding=padding,
@@ -107,7 +108,8 @@ class CircularBlur(BlurFFT):
         *,
         noise_model: NoiseModel | None = None,
     ) -> None:
-        kernel = _fitting(checked_kernel(kernel), img_size)
+        kernel = checked_kernel(kernel)
+        check_fits(kernel, img_size)
         super().__init__(img_size, kernel, device=kernel.device, noise_model=noise_model or ZeroNoise())
 
     @classmethod
@@ -123,11 +125,3 @@ class CircularBlur(BlurFFT):
         kernel = torch.rand(3, 3, dtype=dtype, generator=generator).to(device)
         x = torch.randn(batch, 2, 9, 8, dtype=dtype, generator=generator).to(device)
         return cls(kernel / kernel.sum(), (2, 9, 8), noise_model=GaussianNoise(0.1)), x
-
-
-def _fitting(kernel: Tensor, img_size: tuple[int, int, int] | None) -> Tensor:
-    if img_size is not None and any(k > n for k, n in zip(kernel.shape[-2:], img_size[-2:], strict=True)):
-        raise ShapeError(
-            "a blur kernel larger than the image", found=tuple(kernel.shape[-2:]), expected=f"at most {img_size[-2:]}"
-        )
-    return kernel

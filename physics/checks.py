@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from recon.physics.errors import DataError, OperatorError, OptionError, ShapeError
 
@@ -56,10 +57,10 @@ def check_operator(
     tolerance = _TOLERANCE[dtype]
     with torch.no_grad():
         y, other = physics.A(x), physics.A(z)
-        if not bool(torch.isfinite(_real(y)).all()):
+        if not bool(torch.isfinite(y).all()):
             raise OperatorError("the operator gives values that are not finite")
         apart, together = 2 * y - 3 * other, physics.A(2 * x - 3 * z)
-        off = float(_norm(together - apart) / _norm(apart).clamp_min(1e-30))
+        off = float(vector_norm(together - apart) / vector_norm(apart).clamp_min(1e-30))
         if off > tolerance:
             raise OperatorError(
                 "the operator is not linear",
@@ -73,7 +74,7 @@ def check_operator(
                 "the adjoint gives an image of another shape", found=tuple(back.shape), expected=tuple(x.shape)
             )
         left, right = float(_inner(y, v)), float(_inner(x, back))
-        scale = float(_norm(y) * _norm(v))
+        scale = float(vector_norm(y) * vector_norm(v))
         if not abs(left - right) <= tolerance * scale / max(v.numel(), 1) ** 0.5 + 1e-6 * scale:
             raise OperatorError(
                 "the adjoint is not the operator's adjoint",
@@ -92,8 +93,8 @@ def check_measurements(y: Tensor, physics: Physics, img_size: Sequence[int] | No
     """
     if y.numel() == 0:
         raise DataError("there is no measurement", found=tuple(y.shape))
-    if not bool(torch.isfinite(_real(y)).all()):
-        bad = int((~torch.isfinite(_real(y))).sum())
+    if not bool(torch.isfinite(y).all()):
+        bad = int((~torch.isfinite(y)).sum())
         raise DataError("the measurements have values that are not finite", found=f"{bad} of {y.numel()}")
     size = getattr(physics, "img_size", None) if img_size is None else img_size
     if size is None:
@@ -113,10 +114,6 @@ def check_measurements(y: Tensor, physics: Physics, img_size: Sequence[int] | No
 
 def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -17,11 +17,9 @@ from recon.physics.measurement_matrices import (
     dct_matrix,
     gaussian_matrix,
     hadamard_matrix,
+    has_orthonormal_rows,
     measurements_at,
 )
-
-ORTHONORMAL = 1e-4
-"""How far the entries of a matrix times its transpose may be from the identity's: files round."""
 
 
 @operators.register("block-cs")
@@ -120,15 +118,14 @@ class BlockCompressedSensing(LinearPhysics):
         """
         version = self._version()
         if self._sqnorm is None or self._sqnorm[0] != version or version < 0:
-            self._sqnorm = version, float(torch.linalg.eigvalsh(self._row_products())[-1])
+            matrix = self.matrix.detach().double()
+            self._sqnorm = version, float(torch.linalg.eigvalsh(matrix @ matrix.mT)[-1])
         return self._sqnorm[1]
 
     @property
     def orthonormal(self) -> bool:
         r"""Whether :math:`\Phi \Phi^T` is the identity, as far as a file's rounding lets it."""
-        products = self._row_products()
-        identity = torch.eye(len(products), dtype=products.dtype, device=products.device)
-        return bool((products - identity).abs().max() <= ORTHONORMAL)
+        return has_orthonormal_rows(self.matrix.detach())
 
     def padded(self) -> BlockCompressedSensing:
         """Return the same operator, sharing its matrix, for images of whole blocks (`padded_size`)."""
@@ -209,10 +206,6 @@ class BlockCompressedSensing(LinearPhysics):
                 "measurements that do not fit the operator", found=tuple(y.shape), expected=("b", "c", *expected)
             )
         return y.movedim(2, -1)
-
-    def _row_products(self) -> Tensor:
-        matrix = self.matrix.detach().double()
-        return matrix @ matrix.mT
 
     def _version(self) -> int:
         """Count the changes in place of the matrix, which training makes; -1 where nobody counts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from deepinv.physics import LinearPhysics
@@ -31,7 +31,7 @@ class Tomography(LinearPhysics, ABC):
     angles
         In degrees: how many, spread evenly over ``arc``, or each one.
     arc
-        Over which a number of angles is spread, in degrees; less than the geometry needs is limited-angle CT.
+        Over which a number of angles is spread, in degrees; None: `full_arc`, and less than it is limited-angle CT.
     detectors
         Cells of the detector; None: as many as see the whole image from every side.
     detector_spacing
@@ -48,6 +48,8 @@ class Tomography(LinearPhysics, ABC):
 
     Attributes
     ----------
+    full_arc
+        Degrees over which the geometry sees every line.
     angles
         In degrees.
     scale
@@ -59,6 +61,7 @@ class Tomography(LinearPhysics, ABC):
         No angle, no detector, or sizes that are not positive.
     """
 
+    full_arc: ClassVar[float]
     scale: float
 
     def __init__(
@@ -66,16 +69,17 @@ class Tomography(LinearPhysics, ABC):
         img_size: tuple[int, int, int],
         angles: int | Sequence[float] | Float[Tensor, "angle"],
         *,
-        arc: float,
-        detectors: int | None,
-        detector_spacing: float | None,
-        pixel_size: float,
-        normalize: bool,
-        noise_model: NoiseModel | None,
-        matrix: bool | None,
+        arc: float | None = None,
+        detectors: int | None = None,
+        detector_spacing: float | None = None,
+        pixel_size: float = 1.0,
+        normalize: bool = False,
+        noise_model: NoiseModel | None = None,
+        matrix: bool | None = None,
     ) -> None:
         super().__init__(noise_model=noise_model or ZeroNoise(), img_size=tuple(img_size))
         if isinstance(angles, int):
+            arc = self.full_arc if arc is None else arc
             angles = [arc * k / angles for k in range(angles)]
         self.angles = torch.as_tensor(angles, dtype=torch.float64)
         positive = {"a pixel": pixel_size, "a detector spacing": detector_spacing, "the number of detectors": detectors}
@@ -149,30 +153,7 @@ class ParallelCT(Tomography):
     directions are those of deepinv's `Tomography`, from which only the interpolation differs.
     """
 
-    def __init__(
-        self,
-        img_size: tuple[int, int, int],
-        angles: int | Sequence[float] | Float[Tensor, "angle"],
-        *,
-        arc: float = 180.0,
-        detectors: int | None = None,
-        detector_spacing: float | None = None,
-        pixel_size: float = 1.0,
-        normalize: bool = False,
-        noise_model: NoiseModel | None = None,
-        matrix: bool | None = None,
-    ) -> None:
-        super().__init__(
-            img_size,
-            angles,
-            arc=arc,
-            detectors=detectors,
-            detector_spacing=detector_spacing,
-            pixel_size=pixel_size,
-            normalize=normalize,
-            noise_model=noise_model,
-            matrix=matrix,
-        )
+    full_arc = 180.0
 
     @classmethod
     def example(
@@ -189,7 +170,7 @@ class ParallelCT(Tomography):
 
     def fbp(self, y: Float[Tensor, "b c detector angle"]) -> Float[Tensor, "b c y x"]:
         """Filter each projection by a ramp and back-project it, weighted by the angle that it stands for."""
-        weights = angular_weights(self.angles, 180.0).to(y.device, y.dtype)
+        weights = angular_weights(self.angles, self.full_arc).to(y.device, y.dtype)
         filtered = RampFilter(dtype=y.dtype)(y) * weights  # deepinv's ramp is twice |frequency|
         return self.A_adjoint(filtered) / (2 * (self.scale * self.pixel_size) ** 2)
 
@@ -221,12 +202,14 @@ class FanCT(Tomography):
         image's half diagonal, and half of that.
     """
 
+    full_arc = 360.0
+
     def __init__(
         self,
         img_size: tuple[int, int, int],
         angles: int | Sequence[float] | Float[Tensor, "angle"],
         *,
-        arc: float = 360.0,
+        arc: float | None = None,
         source_distance: float | None = None,
         detector_distance: float | None = None,
         detectors: int | None = None,

@@ -79,7 +79,11 @@ class FunctionPhysics(LinearPhysics):
 
 
 class _Adjoint(torch.autograd.Function):
-    """The adjoint of a linear function by its vector-Jacobian product; its own gradient is the function."""
+    """The adjoint of a linear function by its vector-Jacobian product; its own gradient is the function.
+
+    As deepinv's `adjoint_function`, but without `torch.func`, which refuses autograd functions of the older kind
+    (``forward(ctx, ...)``): those of most projectors and gridding packages.
+    """
 
     @staticmethod
     def forward(y: Tensor, function: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:

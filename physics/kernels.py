@@ -54,6 +54,14 @@ def random_motion_kernel(size: int, generator: torch.Generator) -> Float[Tensor,
     return kernel / kernel.sum()
 
 
+def check_fits(kernel: Float[Tensor, "*b h w"], img_size: tuple[int, int, int] | None) -> None:
+    """Raise `ShapeError` where a kernel is larger than images (c, y, x); None: their size is not known."""
+    if img_size is not None and any(k > n for k, n in zip(kernel.shape[-2:], img_size[-2:], strict=True)):
+        raise ShapeError(
+            "a kernel larger than the image", found=tuple(kernel.shape[-2:]), expected=f"at most {img_size[-2:]}"
+        )
+
+
 def checked_kernel(kernel: Tensor) -> Float[Tensor, "b c h w"]:
     """Return a kernel as ``(b, c, h, w)``; a bad one raises `ShapeError` or `DataError`."""
     if kernel.ndim in (2, 3):

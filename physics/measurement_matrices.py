@@ -15,6 +15,7 @@ from recon.physics.errors import OptionError
 ROUNDINGS = ("half-up", "half-even", "up", "down")
 HADAMARD_ORDERINGS = ("sequency", "cake_cutting", "zig_zag", "xy", "random")
 DCT_ORDERINGS = ("zig_zag", "random")
+_ORTHONORMAL = 1e-4  # how far a matrix times its transpose may be from the identity: files round
 
 
 def measurements_at(ratio: float, n: int, rounding: str = "half-up") -> int:
@@ -138,6 +139,14 @@ def dct_matrix(
     if ordering != "zig_zag":
         raise OptionError("no such ordering", found=ordering, expected=f"one of {', '.join(DCT_ORDERINGS)}")
     return rows[diagonal_index_matrix(h, w).flatten().argsort()[:m]].to(dtype)
+
+
+def has_orthonormal_rows(matrix: Float[Tensor, "m n"]) -> bool:
+    """Whether the rows are orthonormal, as far as a file's rounding lets them."""
+    wide = matrix.double()
+    products = wide @ wide.mT
+    identity = torch.eye(len(products), dtype=products.dtype, device=products.device)
+    return bool((products - identity).abs().max() <= _ORTHONORMAL)
 
 
 def _dct(n: int) -> Float[Tensor, "n n"]:

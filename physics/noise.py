@@ -1,4 +1,4 @@
-r"""Noise of measurements: deepinv's models by what is known of them, and the photons of CT."""
+"""Noise of measurements: deepinv's models by what is known of them, and the photons of CT."""
 
 from __future__ import annotations
 
@@ -32,16 +32,20 @@ def noise_model(
     return PoissonGaussianNoise(gain, sigma, clip_positive=True, rng=generator)
 
 
-class PhotonNoise(NoiseModel):
-    r"""Photon counts of CT and their logarithm, :math:`y = -\log(\mathrm{Poisson}(N_0 e^{-Ax}) / N_0)`.
-
-    deepinv's `LogPoissonNoise` but for rays behind which no photon arrives: they count as half a photon here, which
-    keeps them finite.
+class CountNoise(NoiseModel):
+    """Noise of line integrals that were made of photon counts; a child says how it is drawn.
 
     Parameters
     ----------
     photons
         :math:`N_0`: on each detector cell and view where nothing is in the beam.
+    rng
+        Generator of the noise, on the device of the data; None: torch's own.
+
+    Raises
+    ------
+    OptionError
+        A number of photons that is not positive.
     """
 
     photons: Tensor
@@ -49,34 +53,39 @@ class PhotonNoise(NoiseModel):
     def __init__(self, photons: float, rng: torch.Generator | None = None) -> None:
         super().__init__(rng=rng)
         self.register_buffer("photons", torch.tensor(_checked_photons(photons)))
+
+    def _photons_for(self, x: Tensor, photons: float | None, seed: int | None) -> Tensor:
+        """Replace the number of photons where one is given, start the generator anew where a seed is."""
+        if photons is not None:
+            self.photons = torch.tensor(_checked_photons(photons), device=x.device)
+        self.rng_manual_seed(seed)
+        return self.photons.to(x.device, x.dtype)
+
+
+class PhotonNoise(CountNoise):
+    r"""Photon counts of CT and their logarithm, :math:`y = -\log(\mathrm{Poisson}(N_0 e^{-Ax}) / N_0)`.
+
+    deepinv's `LogPoissonNoise` but for rays behind which no photon arrives: they count as half a photon here, which
+    keeps them finite. For the parameters see `CountNoise`.
+    """
 
     def forward(self, x: Tensor, photons: float | None = None, seed: int | None = None, **_others: object) -> Tensor:
         """Draw counts of line integrals ``x``, and take their logarithm."""
-        if photons is not None:
-            self.photons = torch.tensor(_checked_photons(photons), device=x.device)
-        self.rng_manual_seed(seed)
-        number = self.photons.to(x.device, x.dtype)
+        number = self._photons_for(x, photons, seed)
         return line_integrals(torch.poisson(number * torch.exp(-x), generator=self.rng), number)
 
 
-class PostLogNoise(NoiseModel):
+class PostLogNoise(CountNoise):
     r"""Gaussian noise of the variance that photon counts have after the logarithm, :math:`e^{Ax} / N_0`.
 
     The usual model for methods that need a differentiable or weighted least-squares data term; true for many photons.
+    For the parameters see `CountNoise`.
     """
-
-    photons: Tensor
-
-    def __init__(self, photons: float, rng: torch.Generator | None = None) -> None:
-        super().__init__(rng=rng)
-        self.register_buffer("photons", torch.tensor(_checked_photons(photons)))
 
     def forward(self, x: Tensor, photons: float | None = None, seed: int | None = None, **_others: object) -> Tensor:
         """Add the noise to line integrals ``x``."""
-        if photons is not None:
-            self.photons = torch.tensor(_checked_photons(photons), device=x.device)
-        self.rng_manual_seed(seed)
-        return x + post_log_variance(x, self.photons.to(x.device, x.dtype)).sqrt() * self.randn_like(x)
+        number = self._photons_for(x, photons, seed)
+        return x + post_log_variance(x, number).sqrt() * self.randn_like(x)
 
 
 def line_integrals(counts: Float[Tensor, "..."], photons: float | Tensor) -> Float[Tensor, "..."]:

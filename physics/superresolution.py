@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon.physics import operators
-from recon.physics.errors import OptionError, ShapeError
-from recon.physics.kernels import checked_kernel
+from recon.physics.errors import OptionError
+from recon.physics.kernels import check_fits, checked_kernel
 
 Filter = Literal["bicubic", "bilinear", "gaussian", "sinc"]
 Border = Literal["circular", "replicate", "reflect", "constant"]
@@ -80,12 +80,8 @@ class SuperResolution(Downsampling):
             device=device,
             noise_model=noise_model or ZeroNoise(),
         )
-        if self.filter is not None and any(k > n for k, n in zip(self.filter.shape[-2:], img_size[1:], strict=True)):
-            raise ShapeError(
-                "a kernel larger than the image",
-                found=tuple(self.filter.shape[-2:]),
-                expected=f"at most {img_size[1:]}",
-            )
+        if self.filter is not None:
+            check_fits(self.filter, img_size)
         self.img_size = tuple(img_size)
 
     @classmethod

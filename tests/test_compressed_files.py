@@ -17,8 +17,9 @@ from recon.cli import main
 from recon.datasets import CompressedScan, Image, Source
 from recon.datasets.simulate_compressed import make_matrix, phantom, read_matrix, simulate_compressed
 from recon.metrics import picture_figures
-from recon.physics.compressed_sensing import BlockCompressedSensing, gaussian_matrix
+from recon.physics import BlockCompressedSensing
 from recon.physics.errors import DataError, DTypeError, FileFormatError, OptionError, ShapeError
+from recon.physics.measurement_matrices import gaussian_matrix
 
 EXACT = ("--model", "minimum-norm", "--trust", "none")  # where there are as many measurements as pixels
 

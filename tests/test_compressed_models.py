@@ -19,8 +19,8 @@ from recon.models.minimum_norm import MinimumNorm
 from recon.models.tv import TotalVariation
 from recon.models.zero_filled import ZeroFilled
 from recon.physics import BlockCompressedSensing, MultiCoilMRI
-from recon.physics.compressed_sensing import gaussian_matrix
 from recon.physics.errors import DataError, OptionError
+from recon.physics.measurement_matrices import gaussian_matrix
 from recon.proximal import total_variation
 from recon.regularisation import leave_out
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from recon.physics import BlockCompressedSensing
-from recon.physics.compressed_sensing import dct_matrix, gaussian_matrix, hadamard_matrix, measurements_at
 from recon.physics.errors import DataError, DTypeError, OptionError, ShapeError
+from recon.physics.measurement_matrices import dct_matrix, gaussian_matrix, hadamard_matrix, measurements_at
 
 
 def dense(physics, channels=1):

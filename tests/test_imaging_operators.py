@@ -39,7 +39,7 @@ def test_block_masks_take_whole_blocks_out(generator):
     mask = block_mask((20, 30), (4, 6), 1, generator)
     rows, columns = torch.nonzero(mask == 0, as_tuple=True)
     assert len(rows) == 24
-    assert int(rows.max() - rows.min()), int(columns.max() - columns.min()) == (3, 5)
+    assert (int(rows.max() - rows.min()), int(columns.max() - columns.min())) == (3, 5)
 
 
 def test_coded_masks_have_a_flat_spectrum():
@@ -159,6 +159,22 @@ def test_a_users_functions_with_and_without_adjoint(x):
     torch.testing.assert_close(given.A_adjoint(x), made.A_adjoint(x))
     check_operator(given)
     check_operator(made, dtype=torch.float64)
+
+
+class Doubled(torch.autograd.Function):
+    """Of the older kind, as most projectors of other packages are."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+def test_a_users_autograd_function_of_the_older_kind():
+    check_operator(FunctionPhysics(Doubled.apply, None, (1, 8, 8)))
 
 
 @pytest.mark.parametrize(
