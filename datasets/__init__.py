@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from recon.datasets.compressed import CompressedScan
 from recon.datasets.measurements import Measurements
 from recon.datasets.readers import open, readers  # noqa: A004
-from recon.datasets.scan import Image, Scan, Source
+from recon.datasets.scan import Image, Scan, Source, wanted_slices
 from recon.datasets.stamps import Stamps
 from recon.datasets.writers import save, writers
 
@@ -32,5 +32,6 @@ __all__ = [
     "open",
     "readers",
     "save",
+    "wanted_slices",
     "writers",
 ]

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from recon.datasets.arrays import LEVELS, check_finite
 from recon.datasets.scan import SliceArray, Source
 from recon.physics.errors import DataError, OptionError, ShapeError
 
 COLOURS = ("luminance", "channels")
 """What is measured of a colour image: Y of YCbCr, or red, green and blue one by one."""
-LEVELS = ("uint8", "uint16")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,8 +78,7 @@ class CompressedScan:
                 found=self.matrix.shape,
                 expected=f"(m, {h * w}) with m from 1 to {h * w}",
             )
-        if not np.isfinite(self.matrix).all():
-            raise DataError("a measurement matrix with values that are not finite", file=path)
+        check_finite(self.matrix, "a measurement matrix with values", path)
         shape, blocks = tuple(self.measurements.shape), (m, *self.grid)
         channels = 3 if self.colour == "channels" else 1
         if len(shape) != 5 or shape[1:] != (channels, *blocks) or shape[0] < 1:
@@ -119,18 +118,14 @@ class CompressedScan:
     @cached_property
     def orthonormal(self) -> bool:
         """Whether the rows of the matrix are, as far as a file's rounding lets them."""
-        products = self.matrix.astype(np.float64) @ self.matrix.astype(np.float64).T
-        return bool(np.abs(products - np.eye(len(products))).max() <= 1e-4)
+        import torch
+
+        from recon.physics.measurement_matrices import has_orthonormal_rows
+
+        return has_orthonormal_rows(torch.from_numpy(self.matrix))
 
     def slice(self, index: int) -> Float[ndarray, "channel m rows columns"]:
         """Read one slice; raises `DataError` where it is not finite."""
         data = np.ascontiguousarray(self.measurements[index], dtype=np.float32)
-        if not np.isfinite(data).all():
-            bad = int((~np.isfinite(data)).sum())
-            raise DataError(
-                f"slice {index} has measurements that are not finite",
-                file=self.source.path,
-                found=f"{bad} of {data.size} NaN or infinite",
-                cure="Repair or drop this slice (--slices)",
-            )
+        check_finite(data, f"slice {index} has measurements", self.source.path, "Repair or drop this slice (--slices)")
         return data

@@ -22,8 +22,6 @@ from recon.datasets.hdf5_records import read_values
 from recon.datasets.limits import MAX_EXPANSION, check_claim
 from recon.physics.errors import DTypeError, FileFormatError, ReconError
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from recon.physics.errors import FileFormatError
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""With which every HDF5 file starts, at a multiple of 512 bytes; here, since this module does without h5py."""
+
 _REACH = 1 << 16  # heaps hold the names in a group: they are made with it, before the data
 _END = 1  # in place of an offset: no further free block
 
@@ -18,7 +21,7 @@ def check_heaps(path: Path) -> None:
     """Raise `FileFormatError` where a local heap at the start of the file has a circular list of free blocks."""
     with path.open("rb") as file:
         start = file.read(_REACH)
-        base = start.find(b"\x89HDF\r\n\x1a\n")
+        base = start.find(SIGNATURE)
         if base < 0:
             return
         at = start.find(b"HEAP\0")

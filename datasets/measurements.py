@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy import ndarray
 
+from recon.datasets.arrays import check_finite
 from recon.datasets.scan import SliceArray, Source
 from recon.physics.errors import DataError, ShapeError
 
@@ -82,10 +83,5 @@ class Measurements:
     def slice(self, index: int) -> ndarray:
         """Read one slice as float32; raises `DataError` where it is not finite."""
         data = np.ascontiguousarray(self.measurements[index], dtype=np.float32)
-        if not np.isfinite(data).all():
-            raise DataError(
-                f"slice {index} has measurements that are not finite",
-                file=self.source.path,
-                found=f"{int((~np.isfinite(data)).sum())} of {data.size} NaN or infinite",
-            )
+        check_finite(data, f"slice {index} has measurements", self.source.path, "Repair or drop this slice (--slices)")
         return data

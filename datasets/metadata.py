@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recon.datasets.compressed import CompressedScan
+from recon.datasets.measurements import Measurements
 from recon.datasets.scan import Image, Scan
 from recon.physics.errors import FileFormatError
 
@@ -52,7 +53,12 @@ def describe_compressed(scan: CompressedScan) -> str:
     return _describe(scan, tuple(_COMPRESSED))
 
 
-def _describe(data: Scan | Image | CompressedScan, names: tuple[str, ...]) -> str:
+def describe_measurements(data: Measurements) -> str:
+    """Return what measurements say beside their arrays, as JSON."""
+    return _describe(data, tuple(_MEASUREMENTS))
+
+
+def _describe(data: Scan | Image | CompressedScan | Measurements, names: tuple[str, ...]) -> str:
     values = {name: getattr(data, name) for name in names}
     for name in ("header", "labels"):
         if values.get(name):
@@ -90,13 +96,23 @@ def compressed_fields(text: str | None, path: Path) -> dict[str, Any]:
     return _fields(text, path, _COMPRESSED)
 
 
+def measurements_fields(text: str, path: Path) -> dict[str, Any]:
+    """Turn the text of `describe_measurements` into the fields of `Measurements`."""
+    fields = _fields(text, path, _MEASUREMENTS)
+    if missing := {"physics", "img_size"} - fields.keys():
+        raise FileFormatError(
+            "the description of the data is damaged", file=path, found=f"no {' and no '.join(sorted(missing))}"
+        )
+    return fields
+
+
 def _fields(text: str | None, path: Path, convert: dict[str, Any]) -> dict[str, Any]:
     if text is None:
         return {}
     try:
         values = json.loads(text)
-        return {name: convert[name](value) for name, value in values.items() if name in convert}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        return {name: convert[name](v) for name, v in values.items() if name in convert and v is not None}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FileFormatError("the description of the data is damaged", file=path, found=str(error)) from error
 
 
@@ -132,5 +148,18 @@ _COMPRESSED: dict[str, Any] = {
     "spacing": _floats,
     "affine": _affine,
     "header": dict,
+    "notes": _texts,
+}
+
+_MEASUREMENTS: dict[str, Any] = {
+    "physics": str,
+    "img_size": _integers,
+    "sigma": float,
+    "gain": float,
+    "scale": float,
+    "offset": float,
+    "unit": str,
+    "levels": str,
+    "spacing": _floats,
     "notes": _texts,
 }

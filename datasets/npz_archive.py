@@ -67,7 +67,7 @@ class Archive:
                             header = read_array_header(cast(BufferedIOBase, member), path)
                             _check_member(info, header, path)
                         arrays[info.filename.removesuffix(".npy")] = header
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: encrypted, or too new
             raise FileFormatError("the archive is damaged or truncated", file=path, found=str(error)) from error
         return cls(path, arrays)
 

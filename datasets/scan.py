@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Complex64, Float
 from numpy import ndarray
 
-from recon.physics.errors import DataError, MaskError, ShapeError
+from recon.datasets.arrays import check_finite
+from recon.physics.errors import DataError, MaskError, OptionError, ShapeError
 
 _CHUNK = 1 << 22
 
@@ -30,6 +31,27 @@ class SliceArray(Protocol):
     def __getitem__(self, index: int, /) -> Any:
         """One slice as a numpy array."""
         ...
+
+
+def wanted_slices(n_slices: int, slices: Sequence[int] | None, path: str | Path | None) -> list[int]:
+    """Return the numbers of the slices that are asked for; None: all.
+
+    Raises
+    ------
+    OptionError
+        A slice that does not exist, or none.
+    """
+    if slices is None:
+        return list(range(n_slices))
+    bad = [index for index in slices if not 0 <= index < n_slices]
+    if bad or not slices:
+        raise OptionError(
+            "no such slice" if bad else "no slice was asked for",
+            file=path,
+            found=", ".join(map(str, bad)) or None,
+            expected=f"0 to {n_slices - 1}",
+        )
+    return list(slices)
 
 
 @dataclass(frozen=True)
@@ -170,14 +192,7 @@ class Scan:
     def slice(self, index: int) -> Complex64[ndarray, "coil *spatial"]:
         """Read one slice of k-space; raises `DataError` where it is not finite or all zero."""
         data = np.ascontiguousarray(self.kspace[index], dtype=np.complex64)
-        if not np.isfinite(data.view(np.float32)).all():
-            bad = int((~np.isfinite(data)).sum())
-            raise DataError(
-                f"slice {index} has samples that are not finite",
-                file=self.source.path,
-                found=f"{bad} of {data.size} NaN or infinite",
-                cure="Repair or drop this slice (--slices)",
-            )
+        check_finite(data, f"slice {index} has samples", self.source.path, "Repair or drop this slice (--slices)")
         if not data.any():
             raise DataError(f"slice {index} is all zero", file=self.source.path)
         return data
@@ -239,3 +254,14 @@ class Image:
     def n_slices(self) -> int:
         """Number of slices."""
         return self.pixels.shape[0]
+
+    def stacked(self, slices: Sequence[int] | None = None) -> ndarray:
+        """Read all pixels, or those of some slices, at once.
+
+        Raises
+        ------
+        OptionError
+            A slice that does not exist.
+        """
+        wanted = wanted_slices(self.n_slices, slices, self.source.path)
+        return np.stack([np.asarray(self.pixels[index]) for index in wanted])

@@ -12,18 +12,14 @@ from jaxtyping import Float, Num
 from numpy import ndarray
 from torch import Tensor
 
+from recon.datasets.arrays import check_finite, levels_of
 from recon.datasets.compressed import COLOURS, CompressedScan
 from recon.datasets.random import child_generator
 from recon.datasets.readers import open as open_file
 from recon.datasets.scan import Image, Source
-from recon.physics.compressed_sensing import (
-    BlockCompressedSensing,
-    dct_matrix,
-    gaussian_matrix,
-    hadamard_matrix,
-    measurements_at,
-)
-from recon.physics.errors import DataError, DTypeError, OptionError, ShapeError
+from recon.physics.compressed_sensing import BlockCompressedSensing
+from recon.physics.errors import DTypeError, OptionError, ShapeError
+from recon.physics.measurement_matrices import dct_matrix, gaussian_matrix, hadamard_matrix, measurements_at
 
 MATRICES = ("gaussian", "hadamard", "dct")
 _MATRIX, _NOISE = 0, 1  # children of the seed
@@ -83,7 +79,7 @@ def simulate_compressed(
     if colour not in COLOURS:
         raise OptionError("no such colour", found=colour, expected=f"one of {', '.join(COLOURS)}")
     pixels = _numbers(image)
-    levels = str(pixels.dtype) if pixels.dtype in (np.uint8, np.uint16) else None
+    levels = levels_of(pixels)
     is_colour = pixels.ndim == 4
     if is_colour and colour == "luminance":
         pixels = luminance(pixels)
@@ -143,7 +139,7 @@ def make_matrix(
     block
         (h, w); powers of 2 for ``"hadamard"``.
     ordering
-        Of the rows of transforms, see `recon.physics.compressed_sensing`; by default the usual one.
+        Of the rows of transforms, see `recon.physics.measurement_matrices`; by default the usual one.
     seed
         Of all random choices.
 
@@ -206,8 +202,7 @@ def read_matrix(
             expected=f"m x {block[0] * block[1]} for blocks of {block[0]} x {block[1]}",
             cure="Give it the other way round" if m == block[0] * block[1] else "Name the block with --block",
         )
-    if not np.isfinite(matrix).all():
-        raise DataError("the matrix has values that are not finite", file=path)
+    check_finite(matrix, "the matrix has values", path)
     if ratio is not None and abs(m - ratio * n) >= 1:
         raise OptionError("a matrix of another ratio", file=path, found=f"{m} x {n}", expected=f"ratio {ratio}")
     return torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
@@ -223,14 +218,8 @@ def phantom() -> Image:
 
 def _numbers(image: Image) -> ndarray:
     """Return all pixels of an image, real and finite."""
-    pixels = np.stack([np.asarray(image.pixels[index]) for index in range(image.n_slices)])
+    pixels = image.stacked()
     if pixels.dtype.kind not in "biuf":
         raise DTypeError("only real images are measured", file=image.source.path, found=pixels.dtype)
-    if not np.isfinite(pixels).all():
-        bad = int((~np.isfinite(pixels)).sum())
-        raise DataError(
-            "the image has pixels that are not finite",
-            file=image.source.path,
-            found=f"{bad} of {pixels.size} NaN or infinite",
-        )
+    check_finite(pixels, "the image has pixels", image.source.path)
     return pixels

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
+from recon.datasets.arrays import check_finite
 from recon.datasets.compressed import CompressedScan
+from recon.datasets.hdf5_heaps import SIGNATURE
 from recon.datasets.readers import open as open_file
 from recon.datasets.scan import Image
 from recon.physics.errors import DataError, DTypeError, FileFormatError, OptionError
-
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def read_planes(path: str | Path, variable: str | None = None) -> ndarray:
@@ -34,12 +34,7 @@ def read_planes(path: str | Path, variable: str | None = None) -> ndarray:
     planes = _from_hdf5(path, variable) if _is_plain_hdf5(path) else _from_image(path, variable)
     if planes.dtype.kind not in "biuf":
         raise DTypeError("measurements that are not real numbers", file=path, found=planes.dtype)
-    if not np.isfinite(planes).all():
-        raise DataError(
-            "the measurements have values that are not finite",
-            file=path,
-            found=f"{int((~np.isfinite(planes)).sum())} of {planes.size}",
-        )
+    check_finite(planes, "the measurements have values", path)
     return planes
 
 
@@ -67,7 +62,7 @@ def oriented(planes: ndarray, angles: int, path: str | Path | None = None) -> nd
 def _is_plain_hdf5(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(8) == _HDF5
+            return file.read(8) == SIGNATURE
     except OSError:
         return False  # the reader says what is wrong with it
 
@@ -77,7 +72,7 @@ def _from_image(path: Path, variable: str | None) -> ndarray:
     if not isinstance(opened, Image):
         what = "compressed measurements" if isinstance(opened, CompressedScan) else "raw data of another kind"
         raise FileFormatError(f"the file holds {what}", file=path, expected="an array of measurements")
-    return np.stack([np.asarray(opened.pixels[index]) for index in range(opened.n_slices)])
+    return opened.stacked()
 
 
 def _from_hdf5(path: Path, variable: str | None) -> ndarray:

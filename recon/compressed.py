@@ -16,7 +16,7 @@ from deepinv.physics import GaussianNoise
 from torch import Tensor
 
 from recon.checkpoint import sha256
-from recon.datasets import CompressedScan
+from recon.datasets import CompressedScan, wanted_slices
 from recon.models import registry, takes
 from recon.models.learned import LearnedReconstructor
 from recon.physics import BlockCompressedSensing
@@ -78,9 +78,7 @@ def reconstruct_compressed(
     """
     start = time.perf_counter()
     path = scan.source.path
-    wanted = list(range(scan.n_slices)) if slices is None else list(slices)
-    if not wanted or not all(0 <= index < scan.n_slices for index in wanted):
-        raise OptionError("no such slice", file=path, found=wanted, expected=f"0 to {scan.n_slices - 1}")
+    wanted = wanted_slices(scan.n_slices, slices, path)
     device = Preparation(device=device).resolved_device()
     name, why = (type(model).__name__, "given") if isinstance(model, Reconstructor) else (str(model), "asked for")
     if name == "auto":

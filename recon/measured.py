@@ -46,8 +46,8 @@ class Measured:
         ``(b, c, y, x)``, in the units of the operator.
     model, why
         Which, and why that one.
-    sigma, gain
-        Of the noise, as the model was told; None: it was not told any.
+    physics
+        The operator, its noise model as the model was told.
     notes
         What a user should know: what was estimated.
     details
@@ -57,17 +57,65 @@ class Measured:
     image: Float[Tensor, "b c y x"]
     model: str
     why: str
-    sigma: float | None
-    gain: float | None
+    physics: LinearPhysics
     notes: tuple[str, ...] = ()
     details: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def sigma(self) -> float | None:
+        """Of the Gaussian noise that the model was told of; None: of none."""
+        return _number(getattr(self.physics.noise_model, "sigma", None))
+
+    @property
+    def gain(self) -> float | None:
+        """Of the Poisson noise that the model was told of; None: of none."""
+        return _number(getattr(self.physics.noise_model, "gain", None))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Method:
+    """A model that is ready, so that many measurements do not load it anew.
+
+    Parameters
+    ----------
+    model
+        The model.
+    name, why
+        What it is called, and why it was taken.
+    """
+
+    model: Reconstructor
+    name: str
+    why: str
+
+
+def chosen_method(model: str | Reconstructor, channels: int, device: torch.device | str = "cpu") -> Method:
+    """Load a model for images of so many channels; ``model`` is that of `reconstruct_measured`.
+
+    Raises
+    ------
+    OptionError, CheckpointError
+        No such model, or no weights for it.
+    """
+    if isinstance(model, Reconstructor):
+        return Method(model=model.to(device), name=type(model).__name__, why="given")
+    name, why = model, "asked for"
+    if name == "auto" and FOUNDATION in ready() and channels in _CHANNELS:
+        name, why = FOUNDATION, "one network for every linear operator"
+    elif name == "auto":
+        name, why = CLASSICAL, "no network that comes with the package takes such images"
+    loaded = load_model(name).to(device)
+    # a user's own model sees the noise as it is
+    return Method(
+        model=loaded if isinstance(loaded, LearnedReconstructor) else GaussianView(loaded), name=name, why=why
+    )
 
 
 @torch.no_grad()
 def reconstruct_measured(
     y: Num[Tensor, "b ..."],
     physics: LinearPhysics,
-    model: str | Reconstructor = "auto",
+    model: str | Reconstructor | Method = "auto",
     *,
     sigma: float | None = None,
     gain: float | None = None,
@@ -81,7 +129,7 @@ def reconstruct_measured(
         Measurements and their operator.
     model
         A name, a model, or ``"auto"``: the foundation model where its weights come with the package and it takes such
-        images, else total variation.
+        images, else total variation; or what `chosen_method` made of one of these.
     sigma, gain
         Of the noise :math:`y = \gamma\,\mathrm{Poisson}(Ax / \gamma) + \sigma n`; None: what the operator's noise
         model says, and where that says nothing, what the data say.
@@ -103,34 +151,23 @@ def reconstruct_measured(
         check_operator(physics, dtype=y.real.dtype if y.dtype == torch.float64 else torch.float32, device=y.device)
     physics, notes = with_noise(y, physics, sigma, gain)
     channels = y.shape[1] if physics.img_size is None or len(physics.img_size) == 2 else physics.img_size[0]
-    name, why = (type(model).__name__, "given") if isinstance(model, Reconstructor) else (model, "asked for")
-    if name == "auto":
-        if FOUNDATION in ready() and channels in _CHANNELS:
-            name, why = FOUNDATION, "one network for every linear operator"
-        else:
-            name, why = CLASSICAL, "no network that comes with the package takes such images"
-    method = model if isinstance(model, Reconstructor) else load_model(name)
-    method = method.to(y.device)
-    learned = isinstance(method, LearnedReconstructor)
-    if isinstance(model, str) and not learned:  # a user's own model sees the noise as it is
-        method = GaussianView(method)
-    large = max(y.shape[-2:]) > LARGE
-    if tile is not None or (learned and large and is_local(physics)):
+    method = model if isinstance(model, Method) else chosen_method(model, channels, y.device)
+    large = isinstance(method.model, LearnedReconstructor) and max(y.shape[-2:]) > LARGE
+    if tile is not None or (large and is_local(physics)):
         side = TILE if tile is None else tile
-        image = reconstruct_tiled(method, y, physics, side, min(OVERLAP, side // 4))
+        image = reconstruct_tiled(method.model, y, physics, side, min(OVERLAP, side // 4))
         notes = (*notes, f"in tiles of {side} pixels")
     else:
-        image = method(y, physics)
+        image = method.model(y, physics)
     if not bool(torch.isfinite(image).all()):
-        raise DataError(f"{name} gave values that are not finite")
+        raise DataError(f"{method.name} gave values that are not finite")
     return Measured(
         image=image,
-        model=name,
-        why=why,
-        sigma=_number(getattr(physics.noise_model, "sigma", None)),
-        gain=_number(getattr(physics.noise_model, "gain", None)),
+        model=method.name,
+        why=method.why,
+        physics=physics,
         notes=notes,
-        details={key: float(value) for key, value in getattr(method, "details", {}).items()},
+        details={key: float(value) for key, value in getattr(method.model, "details", {}).items()},
     )
 
 
@@ -251,12 +288,8 @@ class GaussianView(Reconstructor):
 
 def _told(physics: LinearPhysics, model: torch.nn.Module) -> LinearPhysics:
     told = physics.clone()
-    told.noise_model = model.to(_device_of(physics))
+    told.noise_model = model.to(next((buffer.device for buffer in physics.buffers()), torch.device("cpu")))
     return told
-
-
-def _device_of(physics: LinearPhysics) -> torch.device:
-    return next((buffer.device for buffer in physics.buffers()), torch.device("cpu"))
 
 
 def _check_counts(y: Tensor, model: torch.nn.Module) -> None:

@@ -16,9 +16,10 @@ from deepinv.physics import LinearPhysics
 from numpy import ndarray
 from torch import Tensor
 
-from recon.datasets import Image, Measurements, Source
+from recon.datasets import Image, Measurements, Source, wanted_slices
+from recon.datasets.arrays import check_finite, levels_of
 from recon.datasets.sinograms import oriented, read_planes
-from recon.measured import Measured, effective_sigma, reconstruct_measured, with_noise
+from recon.measured import Measured, chosen_method, effective_sigma, reconstruct_measured
 from recon.metrics import evaluate
 from recon.physics.errors import DataError, DTypeError, OptionError, ReconError
 from recon.physics.noise import WATER, attenuation_of
@@ -27,8 +28,6 @@ from recon.physics_spec import PhysicsSpec, parse_spec
 from recon.prepare import Preparation
 from recon.provenance import PACKAGES, machine, unique
 from recon.result import Result, stack_metrics
-
-_LEVELS = ("uint8", "uint16")
 
 
 def simulate_measurements(image: Image, spec: PhysicsSpec) -> Measurements:
@@ -49,10 +48,8 @@ def simulate_measurements(image: Image, spec: PhysicsSpec) -> Measurements:
     DataError, DTypeError, OptionError
         An image that is not finite, of the wrong kind, or an operator that does not fit it.
     """
-    pixels = np.stack([np.asarray(image.pixels[index]) for index in range(image.n_slices)])
-    if not np.isfinite(pixels).all():
-        raise DataError("the image has pixels that are not finite", file=image.source.path)
-    levels = str(pixels.dtype) if str(pixels.dtype) in _LEVELS else None
+    pixels = image.stacked()
+    check_finite(pixels, "the image has pixels", image.source.path)
     x = _planes(pixels, spec, image.source.path)
     scale, offset, notes = 1.0, 0.0, []
     if isinstance(spec.options, CTOptions):
@@ -82,7 +79,7 @@ def simulate_measurements(image: Image, spec: PhysicsSpec) -> Measurements:
         scale=scale,
         offset=offset,
         unit=image.unit,
-        levels=levels,
+        levels=levels_of(pixels),
         reference=x.numpy(),
         spacing=image.spacing,
         source=image.source,
@@ -119,7 +116,6 @@ def measurements_of(path: str | Path, text: str, *, variable: str | None = None)
             spec = replace(spec, options=replace(spec.options, detectors=int(planes.shape[1])))
     if isinstance(spec.options, MRIOptions):
         raise OptionError("raw k-space is opened as such", file=path, cure="Leave --physics out")
-    levels = str(planes.dtype) if str(planes.dtype) in _LEVELS and not isinstance(spec.options, CTOptions) else None
     y = _as_channels(planes)
     size = spec.options.image_size((int(y.shape[1]), int(y.shape[2]), int(y.shape[3])), spec.arrays)
     if spec.name == "demosaicing":
@@ -132,7 +128,7 @@ def measurements_of(path: str | Path, text: str, *, variable: str | None = None)
         arrays={name: values.numpy() for name, values in spec.arrays.items()},
         sigma=spec.options.sigma,
         gain=spec.options.gain,
-        levels=levels,
+        levels=None if isinstance(spec.options, CTOptions) else levels_of(planes),
         source=Source("array", Path(path)),
     )
 
@@ -173,20 +169,17 @@ def reconstruct_measurements(
     ReconError
         As `reconstruct_measured`, and a slice that does not exist.
     """
-    start, path = time.perf_counter(), data.source.path
-    wanted = list(range(data.n_slices)) if slices is None else list(slices)
-    if not wanted or not all(0 <= index < data.n_slices for index in wanted):
-        raise OptionError("no such slice", file=path, found=wanted, expected=f"0 to {data.n_slices - 1}")
+    start = time.perf_counter()
+    wanted = wanted_slices(data.n_slices, slices, data.source.path)
     device = Preparation(device=device).resolved_device()
     physics = operator_of(data).to(device)
+    method = chosen_method(model, data.img_size[0], device)
     images, rows, done = [], [], []
     for count, index in enumerate(wanted):
         y = torch.from_numpy(data.slice(index))[None].to(device)
-        measured = reconstruct_measured(y, physics, model, sigma=sigma, gain=gain, tile=tile)
-        told, _ = with_noise(y, physics, sigma, gain)
-        x = measured.image
-        rows.append(_figures(x, y, told, data, index))
-        images.append((x[0] * data.scale + data.offset).cpu())
+        measured = reconstruct_measured(y, physics, method, sigma=sigma, gain=gain, tile=tile)
+        rows.append(_figures(measured, y, data, index))
+        images.append((measured.image[0] * data.scale + data.offset).cpu())
         done.append(measured)
         if progress is not None:
             progress(count + 1, len(wanted))
@@ -200,7 +193,8 @@ def reconstruct_measurements(
     )
 
 
-def _figures(x: Tensor, y: Tensor, physics: LinearPhysics, data: Measurements, index: int) -> dict[str, float]:
+def _figures(measured: Measured, y: Tensor, data: Measurements, index: int) -> dict[str, float]:
+    x, physics = measured.image, measured.physics
     residual = physics.A(x) - y
     norm = torch.linalg.vector_norm(y)
     figures = {"misfit": float(torch.linalg.vector_norm(residual) / norm)} if norm > 0 else {}

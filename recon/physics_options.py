@@ -245,7 +245,8 @@ class CTOptions(OperatorOptions):
         """Make the operator."""
         if self.angles < 1:
             raise OptionError("CT needs at least one angle", found=self.angles)
-        arc = self.arc if self.arc is not None else {"parallel": 180.0, "fan": 360.0}[self.geometry]
+        full_arc = (ParallelCT if self.geometry == "parallel" else FanCT).full_arc
+        arc = full_arc if self.arc is None else self.arc
         angles = [self.start + arc * k / self.angles for k in range(self.angles)]
         if self.geometry == "parallel":
             if self.source is not None or self.detector is not None:
@@ -273,8 +274,8 @@ class CTOptions(OperatorOptions):
 
     def image_size(self, measured: tuple[int, int, int], arrays: Arrays) -> Size:  # noqa: ARG002
         """Return the size that was asked for, else a square as wide as the detector."""
-        side = measured[1] if self.size is None else None
-        return (measured[0], *(self.size or (side, side)))  # type: ignore[return-value]
+        height, width = self.size or (measured[1], measured[1])
+        return measured[0], height, width
 
     def noise(self) -> NoiseModel:
         """Return the noise model, of photons where they were counted."""

@@ -143,14 +143,7 @@ def _converted(text: str, kind: Any, what: str) -> Any:
     options = [k for k in typing.get_args(kind) if k is not types.NoneType] if _is_union(kind) else [kind]
     kind = options[0]
     if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if text not in choices:
-            near = difflib.get_close_matches(text, choices, n=1)
-            cure = f"Did you mean {near[0]}?" if near else None
-            raise OptionError(
-                f"{what} has no such value", found=text, expected=f"one of {', '.join(choices)}", cure=cure
-            )
-        return text
+        return _known(text, typing.get_args(kind), what)
     try:
         if kind is bool:
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
@@ -173,10 +166,8 @@ def _is_union(kind: Any) -> bool:
 
 
 def _written(value: object) -> str:
-    return (
-        "x".join(map(str, value))
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    """Write a value so that reading gives the same again; numbers without digits that they do not need."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if not isinstance(value, float) or float(text) == value else repr(value)

@@ -14,6 +14,7 @@ from deepinv.physics.noise import GaussianNoise, PoissonGaussianNoise, PoissonNo
 from PIL import Image as Picture
 
 import recon
+import recon.measured
 from recon import datasets
 from recon.cli import main
 from recon.datasets import Image, Measurements, Source
@@ -212,6 +213,22 @@ def test_hounsfield_units_come_back(tmp_path):
     assert result.unit == "HU"
     assert float(result.image[0, 0, 12:20, 12:20].mean()) == pytest.approx(60, abs=25)
     assert float(result.image[0, 0, :4].mean()) == pytest.approx(-1000, abs=25)
+
+
+def test_a_volume_loads_its_model_and_finds_its_noise_once_a_slice(picture, monkeypatch, generator):
+    noisy = picture[0] + 20 * torch.randn(3, 64, 64, generator=generator)
+    made = simulate_measurements(Image(pixels=noisy.numpy(), source=Source("array")), parse_spec("denoising"))
+    calls = []
+
+    def counted(name):
+        plain = getattr(recon.measured, name)
+        monkeypatch.setattr(recon.measured, name, lambda *given: (calls.append(name), plain(*given))[1])
+
+    counted("load_model")
+    counted("estimated_noise")
+    result = reconstruct_measurements(made, "tv")
+    assert (calls.count("load_model"), calls.count("estimated_noise")) == (1, 3)
+    assert result.provenance["options"]["sigma"] == pytest.approx([20] * 3, rel=0.2)
 
 
 @pytest.mark.parametrize("ending", [".npy", ".tif", ".mat", ".h5"])

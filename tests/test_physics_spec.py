@@ -45,6 +45,12 @@ def test_every_operator_measures_and_says_itself_again(text):
     assert spec.name in {name for name, _ in describe_operators()}
 
 
+def test_numbers_keep_all_their_digits():
+    spec = parse_spec("ct:angles=3,pixel=0.48828125,start=0.1")
+    assert str(spec) == "ct:angles=3,start=0.1,pixel=0.48828125"
+    assert parse_spec(str(spec)).options == spec.options
+
+
 def test_all_operators_have_an_example():
     assert {parse_spec(text).name for text in EXAMPLES} == set(OPERATORS)
 

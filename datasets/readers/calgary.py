@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from recon.datasets.hdf5_heaps import SIGNATURE
 from recon.datasets.lazy import LazySlices
 from recon.datasets.limits import check_claim
 from recon.datasets.readers import ReadOptions, readers
 from recon.datasets.scan import Scan, Source
 from recon.physics.errors import DataError, FileFormatError
 
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _NPY = b"\x93NUMPY"
 _COILS = 12
 
@@ -60,7 +60,7 @@ class CalgaryReader:
             except (ValueError, OSError):
                 return False  # the numpy reader says what is wrong with it
             return is_calgary(shape, dtype)
-        if not head.startswith(_HDF5):
+        if not head.startswith(SIGNATURE):
             return False
         from recon.datasets.hdf5 import open_hdf5
 

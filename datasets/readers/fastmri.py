@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from recon.datasets.hdf5_heaps import SIGNATURE
 from recon.datasets.ismrmrd_header import Encoding, parse_header
 from recon.datasets.lazy import LazySlices
 from recon.datasets.metadata import scan_fields
@@ -15,7 +16,6 @@ from recon.datasets.readers import ReadOptions, readers
 from recon.datasets.scan import Scan, Source
 from recon.physics.errors import MaskError, ShapeError
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _RSS, _ESC = "reconstruction_rss", "reconstruction_esc"  # single-coil files hold both: theirs is the second
 
 
@@ -25,7 +25,7 @@ class FastMRIReader:
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Answer to HDF5 files with a dataset ``kspace`` that is not Calgary-Campinas'."""
-        if not head.startswith(_SIGNATURE):
+        if not head.startswith(SIGNATURE):
             return False
         from recon.datasets.hdf5 import open_hdf5
         from recon.datasets.readers.calgary import is_calgary

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from recon.datasets.hdf5_heaps import SIGNATURE
 from recon.datasets.lazy import LazySlices
 from recon.datasets.metadata import image_fields
 from recon.datasets.readers import ReadOptions, readers
 from recon.datasets.scan import Image, Source
 from recon.physics.errors import DTypeError, ShapeError
-
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 @readers.register("hdf5")
@@ -25,7 +24,7 @@ class Hdf5ImageReader:
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Tell by the names of the datasets."""
-        if not head.startswith(_SIGNATURE):
+        if not head.startswith(SIGNATURE):
             return False
         from recon.datasets.hdf5 import open_hdf5
 

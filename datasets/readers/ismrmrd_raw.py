@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from recon.datasets.geometry import affine_ras, are_directions, slice_step
+from recon.datasets.hdf5_heaps import SIGNATURE
 from recon.datasets.ismrmrd_header import Encoding, Header, parse_header
 from recon.datasets.ismrmrd_table import (
     CALIBRATION,
@@ -35,7 +36,6 @@ from recon.datasets.readouts import MAX_UNDERSAMPLING, GridRead, Readouts, grid_
 from recon.datasets.scan import Scan, Source
 from recon.physics.errors import DataError, FileFormatError
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SEPARATE = ("separate", "external")
 _CARTESIAN = ("cartesian", "epi")
 
@@ -46,7 +46,7 @@ class IsmrmrdReader:
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Answer to HDF5 files with such a group."""
-        return head.startswith(_SIGNATURE) and bool(find_groups(path))
+        return head.startswith(SIGNATURE) and bool(find_groups(path))
 
     def read(self, path: Path, options: ReadOptions) -> Scan:
         """Read the header and the headers of the readouts; samples stay on disk, except noise.

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recon.datasets.hdf5_heaps import SIGNATURE
 from recon.datasets.lazy import LazySlices
 from recon.datasets.measurements import Measurements
+from recon.datasets.metadata import measurements_fields
 from recon.datasets.readers import ReadOptions, readers
 from recon.datasets.scan import Source
 from recon.physics.errors import DTypeError, FileFormatError
 
 if TYPE_CHECKING:
     import h5py
-
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_TEXTS = ("physics", "unit", "levels")
-_NUMBERS = ("sigma", "gain", "scale", "offset")
 
 
 @readers.register("measurements")
@@ -32,7 +29,7 @@ class MeasurementsReader:
 
     def sniff(self, path: Path, head: bytes) -> bool:
         """Tell by the names of the datasets."""
-        if not head.startswith(_SIGNATURE):
+        if not head.startswith(SIGNATURE):
             return False
         from recon.datasets.hdf5 import open_hdf5
 
@@ -44,7 +41,7 @@ class MeasurementsReader:
         from recon.datasets.hdf5 import get_dataset, open_hdf5, read_text
 
         with open_hdf5(path) as file:
-            fields = _fields(read_text(file, "recon_measurements", path), path)
+            fields = measurements_fields(read_text(file, "recon_measurements", path), path)
             if "measurements" not in file:
                 raise FileFormatError("the file has no measurements", file=path)
             measurements = _lazy(file, "measurements", path)
@@ -63,21 +60,3 @@ def _lazy(file: h5py.File, name: str, path: Path) -> LazySlices:
     if dataset.dtype.kind not in "biuf":
         raise DTypeError(f"{name} that are not real numbers", file=path, found=dataset.dtype)
     return LazySlices(tuple(dataset.shape), dataset.dtype, partial(read_slice, path, name), path)
-
-
-def _fields(text: str, path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(text)
-        fields: dict[str, Any] = {name: str(told[name]) for name in _TEXTS if told.get(name) is not None}
-        fields |= {name: float(told[name]) for name in _NUMBERS if told.get(name) is not None}
-        fields["img_size"] = tuple(int(n) for n in told["img_size"])
-        if told.get("spacing") is not None:
-            fields["spacing"] = tuple(float(n) for n in told["spacing"])
-        fields["notes"] = tuple(str(note) for note in told.get("notes", ()))
-        if "physics" not in fields:
-            raise KeyError("physics")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileFormatError(
-            "the description of the measurements is damaged", file=path, found=f"{type(error).__name__}: {error}"
-        ) from error
-    return fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -11,13 +10,12 @@ import numpy as np
 
 from recon.datasets.hdf5_output import hdf5_output
 from recon.datasets.measurements import Measurements
+from recon.datasets.metadata import describe_measurements
 from recon.datasets.scan import SliceArray
 from recon.datasets.writers import Data, Writer, writers
 
 if TYPE_CHECKING:
     import h5py
-
-_TOLD = ("physics", "img_size", "sigma", "gain", "scale", "offset", "unit", "levels", "spacing", "notes")
 
 
 @writers.register("measurements")
@@ -37,7 +35,7 @@ class MeasurementsWriter(Writer):
             for name, values in data.arrays.items():
                 file[f"arrays/{name}"] = np.asarray(values, dtype=np.float32)
                 check()
-            file["recon_measurements"] = json.dumps({name: getattr(data, name) for name in _TOLD})
+            file["recon_measurements"] = describe_measurements(data)
 
 
 def _write(file: h5py.File, name: str, array: SliceArray, check: Callable[[], None]) -> None:

@@ -16,12 +16,11 @@ _LEAST = 64  # differences that an estimate is made of at least
 _CELL = 8  # side of the cells whose mean and variance are compared
 _BINS = 24
 
-# High-pass of Daubechies' wavelet with two vanishing moments, and the filter of plain neighbours.
+# High-pass filters of norm 1: Daubechies' wavelet with two vanishing moments, neighbours; and none.
 _ROOT = math.sqrt(3)
-_DB2 = (
-    torch.tensor([1 - _ROOT, _ROOT - 3, 3 + _ROOT, -1 - _ROOT], dtype=torch.float64) / (4 * math.sqrt(2)),
-    torch.tensor([1.0, -1.0], dtype=torch.float64) / math.sqrt(2),
-)
+_DB2 = torch.tensor([1 - _ROOT, _ROOT - 3, 3 + _ROOT, -1 - _ROOT], dtype=torch.float64) / (4 * math.sqrt(2))
+_HAAR = torch.tensor([1.0, -1.0], dtype=torch.float64) / math.sqrt(2)
+_NONE = torch.ones(1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def image_noise_level(image: Float[Tensor, "b c y x"], known: Bool[Tensor, "#b #
     .. [1] Donoho, Johnstone, Ideal spatial adaptation by wavelet shrinkage, Biometrika 1994.
     """
     mask = None if known is None else known.expand_as(image)
-    for vertical, horizontal in ((_DB2[0], _DB2[0]), (_DB2[1], _DB2[1]), (None, _DB2[1]), (_DB2[1], None)):
+    for vertical, horizontal in ((_DB2, _DB2), (_HAAR, _HAAR), (_NONE, _HAAR), (_HAAR, _NONE)):
         details = _details(image, mask, vertical, horizontal)
         if details.numel() >= _LEAST:
             return float(details.abs().median()) / _MAD
@@ -97,8 +96,7 @@ def poisson_gaussian_noise(image: Float[Tensor, "b c y x"]) -> NoiseEstimate:
        2008.
     """
     y = image.double().flatten(0, 1)[:, None]
-    high = _DB2[0].to(y.device)
-    details = torch.nn.functional.conv2d(y, (high[:, None] * high)[None, None])
+    details = torch.nn.functional.conv2d(y, (_DB2[:, None] * _DB2)[None, None].to(y.device))
     means = torch.nn.functional.avg_pool2d(y, 4, stride=1)  # over what each coefficient sees
     cells = [_in_cells(values) for values in (means, details)]
     if cells[0].shape[0] < 2 * _BINS:
@@ -132,11 +130,8 @@ def _line(m: Tensor, v: Tensor, weights: Tensor) -> NoiseEstimate:
     return NoiseEstimate(sigma=math.sqrt(square), gain=gain)
 
 
-def _details(image: Tensor, mask: Tensor | None, vertical: Tensor | None, horizontal: Tensor | None) -> Tensor:
-    one = torch.ones(1, dtype=torch.float64)
-    kernel = ((vertical if vertical is not None else one)[:, None] * (horizontal if horizontal is not None else one))[
-        None, None
-    ].to(image.device)
+def _details(image: Tensor, mask: Tensor | None, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    kernel = (vertical[:, None] * horizontal)[None, None].to(image.device)
     if any(k > n for k, n in zip(kernel.shape[2:], image.shape[2:], strict=True)):
         return image.new_empty(0)
     details = torch.nn.functional.conv2d(image.double().flatten(0, 1)[:, None], kernel)

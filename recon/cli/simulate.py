@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from recon.cli import simulate_compressed, simulate_galaxy, simulate_physics
 from recon.cli.common import add_json, numbers, print_json, print_pairs
+from recon.cli.simulate_compressed import read_image
 from recon.physics.errors import OptionError
 
 if TYPE_CHECKING:
@@ -158,18 +159,10 @@ def _image(path: Path | None, slices: list[int] | None) -> Image:
 
         phantom = np.pad(shepp_logan_phantom().astype(np.float32)[::2, ::2], 20)
         return datasets.Image(pixels=phantom[None], source=datasets.Source("Shepp-Logan phantom"))
-    image = datasets.open(path)
-    if not isinstance(image, datasets.Image):
-        raise DataError("this file holds raw measurements, not an image", file=path)
+    image = read_image(path, slices)
     if len(image.pixels.shape) != 3:
         raise DataError("a colour image cannot be measured", file=path, found=image.pixels.shape)
-    if slices is None:
-        return image
-    bad = [index for index in slices if not 0 <= index < image.n_slices]
-    if bad:
-        raise OptionError("no such slice", file=path, found=bad, expected=f"0 to {image.n_slices - 1}")
-    pixels = np.stack([np.asarray(image.pixels[index]) for index in slices])
-    return datasets.Image(pixels=pixels, source=image.source, spacing=image.spacing)
+    return image
 
 
 def _maps_of(path: Path) -> Tensor:
