@@ -101,6 +101,7 @@ def test_files_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("recursive-coast", coast, (), "the weights of COAST"),
         ("coast", reference.random_weights("recursive-coast", 1, 4), (), "the weights of R-COAST"),
         ("coast", plus, (), "does not hold"),
+        ("coast", coast, ("phi.mat",), "needs no matrices"),
         ("coast", apart, (), "different layers"),
         ("ista-net-plus", {**plus, "fcs.0.more": torch.ones(1)}, (), "fcs.0.more"),
         ("ista-net-plus", plus, ("phi.mat", "q.mat"), "does not fit the matrix"),

@@ -91,9 +91,14 @@ def import_weights(
     FileFormatError
         A MATLAB file that cannot be read.
     OptionError
-        A model whose weights cannot be imported, or an argument that it does not have.
+        A model whose weights cannot be imported, an argument that it does not have, or files beside the weights of a
+        model that needs none.
     """
     converter = converters[model]
+    cls = models.registry[model]
+    assert issubclass(cls, LearnedReconstructor)
+    if beside and not getattr(cls, "linear_start", False):
+        raise OptionError(f"{model} needs no matrices beside its weights", cure="Leave out --with")
     content = read_foreign(path)
     if beside:
         content = {**content, MATRICES: {name: x for file in beside for name, x in read_matrices(file).items()}}
@@ -103,8 +108,6 @@ def import_weights(
         raise CheckpointError(
             error.problem, file=path, found=error.found, expected=error.expected, cure=error.cure
         ) from error
-    cls = models.registry[model]
-    assert issubclass(cls, LearnedReconstructor)
     known = list(inspect.signature(cls.__init__).parameters)[1:]
     for name in overrides or {}:
         if name not in known:
