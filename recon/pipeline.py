@@ -39,6 +39,7 @@ from recon.spool import Spool
 from recon.volumes import stack_volume
 
 Progress = Callable[[int, int], None]
+_FOR_STAMPS = {"psf", "weight", "mask", "replicas", "responses"}
 
 
 @overload
@@ -216,25 +217,36 @@ def reconstruct(
     ReconError
         Data, mask, maps or options that cannot be used; the message says which.
     """
-    stamp_options = {"psf": psf, "weight": weight, "mask": mask, "sigma": sigma, "replicas": replicas}
-    given = [name for name, value in stamp_options.items() if value is not None] + ["responses"] * responses
+    options = {
+        "psf": psf,
+        "weight": weight,
+        "mask": mask,
+        "replicas": replicas,
+        "responses": responses or None,
+        "sigma": sigma,
+        "gain": gain,
+        "tile": tile,
+        "coils": coils,
+        "whiten": None if whiten == "auto" else whiten,
+        "map_sets": map_sets,
+        "slices": slices,
+        "trust": None if trust == FULL else trust,
+        "spool": spool,
+    }
+    given = {name for name, value in options.items() if value is not None}
     if isinstance(physics, str) and isinstance(data, str | Path):
         data, physics = measurements_of(data, physics), None
     if physics is not None:
         if not isinstance(data, Tensor) or isinstance(physics, str):
             raise OptionError("an operator was given without measurements as a tensor", found=type(data).__name__)
         return _on_tensors(data, physics, model, _one_number(sigma), gain, tile, device)
-    if isinstance(data, str | Path) and set(given) <= {"sigma"}:
+    if isinstance(data, str | Path) and not given & _FOR_STAMPS:
         opened = open_file(data)
-        if isinstance(opened, Measurements) or not given:
+        if isinstance(opened, Measurements) or sigma is None:
             several = Stamps | CompressedScan | Measurements
             data = opened if isinstance(opened, several) else only_scan(opened, data)
     if isinstance(data, Measurements):
-        for_others = [("coils", coils is None), ("whiten", whiten == "auto"), ("map_sets", map_sets is None)]
-        unfit = [name for name in given if name != "sigma"]
-        unfit += [name for name, unused in [*for_others, ("spool", spool is None)] if not unused]
-        if unfit:
-            raise OptionError(f"measurements with their operator have no {unfit[0]}", file=data.source.path)
+        _refuse(given - {"sigma", "gain", "tile", "slices", "trust"}, "measurements with their operator", data)
         return reconstruct_measurements(
             data,
             model,
@@ -245,19 +257,12 @@ def reconstruct(
             device=device,
             progress=progress,
         )
-    for name, value in (("gain", gain), ("tile", tile)):
-        if value is not None:
-            raise OptionError(f"{name} is for measurements with their operator", found=value)
     if isinstance(data, Scan):
-        if given:
-            raise OptionError(f"raw measurements have no {given[0]}", file=data.source.path)
+        _refuse(given - {"coils", "whiten", "map_sets", "slices", "trust", "spool"}, "raw measurements", data)
         how = Preparation(coils=coils, whiten=whiten, map_sets=map_sets, device=device)
         return execute(Plan(data, model, how, slices, trust, seed), progress=progress, spool=spool)
     if isinstance(data, CompressedScan):
-        for_kspace = [("coils", coils is None), ("whiten", whiten == "auto"), ("map_sets", map_sets is None)]
-        unfit = [*given, *(name for name, unused in [*for_kspace, ("spool", spool is None)] if not unused)]
-        if unfit:
-            raise OptionError(f"compressed measurements have no {unfit[0]}", file=data.source.path)
+        _refuse(given - {"slices", "trust"}, "compressed measurements", data)
         return reconstruct_compressed(
             data, model, slices=slices, hold_out=trust.hold_out, seed=seed, device=device, progress=progress
         )
@@ -265,15 +270,7 @@ def reconstruct(
         raise OptionError(
             "measurements as a tensor need their operator", cure="Give physics=..., or for galaxy stamps psf=..."
         )
-    for name, unused in (
-        ("coils", coils is None),
-        ("whiten", whiten == "auto"),
-        ("map_sets", map_sets is None),
-        ("slices", slices is None),
-        ("trust", trust == FULL),
-    ):
-        if not unused:
-            raise OptionError(f"galaxy stamps are not reconstructed with {name}", cure="It is for k-space")
+    _refuse(given - _FOR_STAMPS - {"sigma", "spool"}, "galaxy stamps", data)
     stamps = stamps_of(data, psf, weight, mask, sigma)
     plan = StampPlan(
         stamps,
@@ -287,6 +284,13 @@ def reconstruct(
     for note in unique(note for part in deblurred.parts for note in part.notes):
         warnings.warn(note, PSFWarning, stacklevel=2)
     return deblurred
+
+
+def _refuse(unfit: set[str], what: str, data: object) -> None:
+    """Refuse options that would do nothing."""
+    if unfit:
+        source = getattr(data, "source", None)
+        raise OptionError(f"{what} have no {min(unfit)}", file=None if source is None else source.path)
 
 
 def only_scan(opened: Opened, file: str | Path) -> Scan:

@@ -158,7 +158,7 @@ def test_bad_measurements_and_operators(picture):
         recon.reconstruct(picture, physics=Denoising(), model="fbp")
     with pytest.raises(OptionError, match="without measurements as a tensor"):
         recon.reconstruct(picture.numpy(), physics=physics)
-    with pytest.raises(OptionError, match="tile is for"):
+    with pytest.raises(OptionError, match="stamps have no tile"):
         recon.reconstruct(picture.numpy(), psf=np.ones((3, 3)), tile=3)
 
 
