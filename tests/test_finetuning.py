@@ -173,10 +173,8 @@ def test_the_card_goes_on_from_that_of_the_network():
     before = model.card
     assert before is not None
     small = [scan(0, shape=(32, 24), coils=3)]
-    tuned = recon.finetune(model, small, loss="ssdu", descent=Descent(steps=1, every=1, lr=1e-4))
-    if not tuned.improved:
-        assert tuned.card.calibration == before.calibration
-        return
+    tuned = recon.finetune(model, small, loss="ssdu", descent=Descent(steps=3, every=1, lr=1e-4))
+    assert tuned.improved
     assert tuned.card.trained_on[: len(before.trained_on)] == before.trained_on
     assert len(tuned.card.trained_on) == len(before.trained_on) + 1
     assert tuned.card.calibration == {}  # its intervals were measured with other weights

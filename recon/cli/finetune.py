@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loss",
         default="auto",
-        help="ssdu sure unsure sure-poisson sure-poisson-gaussian r2r mc objective (default: chosen by the data)",
+        help="ssdu sure unsure sure-poisson sure-poisson-gaussian r2r mc, or of unfolded networks objective "
+        "objective-all-layers (default: chosen by the data)",
     )
     parser.add_argument(
         "--null-space", default="auto", help="equivariant, multi-operator or none (default: chosen by the data)"
