@@ -83,8 +83,10 @@ def check_operator(
             )
 
 
-def check_measurements(y: Tensor, physics: Physics, img_size: Sequence[int] | None = None) -> None:
-    """Check that measurements are finite and of the shape that the operator gives.
+def check_measurements(y: Tensor, physics: Physics) -> None:
+    """Check that measurements are finite and of the shape that the operator gives, where it knows its images' size.
+
+    Costs one forward operation.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def check_measurements(y: Tensor, physics: Physics, img_size: Sequence[int] | No
     if not bool(torch.isfinite(y).all()):
         bad = int((~torch.isfinite(y)).sum())
         raise DataError("the measurements have values that are not finite", found=f"{bad} of {y.numel()}")
-    size = getattr(physics, "img_size", None) if img_size is None else img_size
+    size = getattr(physics, "img_size", None)
     if size is None:
         return
     if len(size) == 2:  # of operators that take any number of channels

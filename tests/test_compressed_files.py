@@ -177,6 +177,8 @@ def test_refused_files(tmp_path, matrix):
         opened(measurements=scan.measurements.astype(np.complex64))
     with pytest.raises(FileFormatError, match="description"):
         opened({"block": [8]})
+    with pytest.raises(FileFormatError, match="description"):
+        opened({"block": [float("inf"), 8]})
     with pytest.raises(DataError, match="sigma"):
         opened({"sigma": -1.0})
     with pytest.raises(OptionError, match="levels"):
