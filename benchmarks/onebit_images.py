@@ -29,7 +29,7 @@ from recon.datasets.random import child_generator
 from recon.models.ista_net_plus import ISTANetPlus
 from recon.onebit import Quantisation, count_links, quantise
 from recon.physics import BlockCompressedSensing
-from recon.physics.compressed_sensing import gaussian_matrix
+from recon.physics.measurement_matrices import gaussian_matrix
 from recon.training.data.images import decoded, image_files
 
 BLOCK, MEASUREMENTS, FEATURES, PHASES = 16, 64, 16, (1, 3, 6)

@@ -40,13 +40,14 @@ from recon.datasets.random import child_generator
 from recon.models import registry
 from recon.physics import MultiCoilMRI
 from recon.physics.blur import Blur
-from recon.physics.compressed_sensing import BlockCompressedSensing, gaussian_matrix, measurements_at
+from recon.physics.compressed_sensing import BlockCompressedSensing
 from recon.physics.ct import FanCT, ParallelCT
 from recon.physics.denoising import Denoising
 from recon.physics.errors import CheckpointError, ReconError
 from recon.physics.inpainting import Inpainting, random_mask
 from recon.physics.kernels import gaussian_kernel, random_motion_kernel
 from recon.physics.layout import to_channels
+from recon.physics.measurement_matrices import gaussian_matrix, measurements_at
 from recon.physics.single_coil import SingleCoilMRI
 from recon.physics.superresolution import SuperResolution
 from recon.training.data.images import decoded, image_files, read_attenuation

@@ -13,13 +13,7 @@ from torch.nn.functional import pad
 
 from recon.physics import operators
 from recon.physics.errors import DataError, DTypeError, OptionError, ShapeError
-from recon.physics.measurement_matrices import (
-    dct_matrix,
-    gaussian_matrix,
-    hadamard_matrix,
-    has_orthonormal_rows,
-    measurements_at,
-)
+from recon.physics.measurement_matrices import has_orthonormal_rows
 
 
 @operators.register("block-cs")
@@ -265,12 +259,3 @@ def _two(size: tuple[int, ...], what: str) -> tuple[int, int]:
 
 def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
-
-
-__all__ = [
-    "BlockCompressedSensing",
-    "dct_matrix",
-    "gaussian_matrix",
-    "hadamard_matrix",
-    "measurements_at",
-]

@@ -13,7 +13,7 @@ from deepinv.models import Reconstructor
 
 from recon.checkpoint import sha256
 from recon.choice import Verdict, compare, shipped_card
-from recon.datasets import Scan
+from recon.datasets import Scan, wanted_slices
 from recon.models import takes_stamps
 from recon.physics.errors import OptionError
 from recon.prepare import Preparation, prepare
@@ -51,7 +51,7 @@ class Plan:
             raise OptionError(
                 "slices cannot be chosen from a 3D scan", file=scan.source.path, cure="Leave --slices out"
             )
-        self.wanted = _wanted(self.sliced, slices)
+        self.wanted = wanted_slices(self.sliced.n_slices, slices, self.sliced.source.path)
         self.checked = _spread(self.wanted, trust.slices)
         self._leaders = {index: self.wanted[place - place % self.group] for place, index in enumerate(self.wanted)}
         self._reports: dict[int, dict[str, Any]] = {}
@@ -150,20 +150,6 @@ class Plan:
         return reconstruct_slice(
             self.sliced, index, self.model, self.how, trust, self.seed, neighbour, self._verdict, self._load
         )
-
-
-def _wanted(scan: Scan, slices: Sequence[int] | None) -> list[int]:
-    if slices is None:
-        return list(range(scan.n_slices))
-    bad = [index for index in slices if not 0 <= index < scan.n_slices]
-    if bad or not slices:
-        raise OptionError(
-            "no such slice" if bad else "no slice was asked for",
-            file=scan.source.path,
-            found=", ".join(map(str, bad)) or None,
-            expected=f"0 to {scan.n_slices - 1}",
-        )
-    return list(slices)
 
 
 def _spread(wanted: list[int], count: int) -> set[int]:

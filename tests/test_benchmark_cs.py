@@ -18,7 +18,7 @@ from scipy.io import savemat
 from recon.metrics import picture_figures
 from recon.models import registry
 from recon.physics import BlockCompressedSensing
-from recon.physics.compressed_sensing import gaussian_matrix
+from recon.physics.measurement_matrices import gaussian_matrix
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -16,12 +16,13 @@ from recon.datasets.coils import random_loops
 from recon.datasets.masks import make_mask
 from recon.physics import MultiCoilMRI
 from recon.physics.blur import Blur, CircularBlur
-from recon.physics.compressed_sensing import BlockCompressedSensing, gaussian_matrix, measurements_at
+from recon.physics.compressed_sensing import BlockCompressedSensing
 from recon.physics.ct import ParallelCT
 from recon.physics.demosaicing import PATTERNS, Demosaicing
 from recon.physics.denoising import Denoising
 from recon.physics.inpainting import Inpainting, block_mask, random_mask
 from recon.physics.kernels import gaussian_kernel, random_motion_kernel
+from recon.physics.measurement_matrices import gaussian_matrix, measurements_at
 from recon.physics.single_coil import SingleCoilMRI
 from recon.physics.superresolution import SuperResolution
 
