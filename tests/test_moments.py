@@ -276,7 +276,7 @@ def noisy_exponential() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_fpfs_agrees_with_the_package() -> None:
-    """The numbers are those of fpfs 3.0.2 (`fpfs.image.measure_source`), which asks for an old numpy, on these stamps."""
+    """The numbers are those of fpfs 3.0.2, `fpfs.image.measure_source`, on these stamps; it asks for an old numpy."""
     shape = fpfs(*noisy_exponential())
     for name, value in {"m00": 1597.05737, "m22c": 134.899353, "m22s": 78.0650635, "m40": 479.142212}.items():
         assert getattr(shape, name).item() == pytest.approx(value, rel=1e-5), name
