@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     print_table(shown.title, shown.table)
     for name, why in shown.outcome.left_out.items():
         OUT.print(f"left out: {name} ({why})", markup=False, highlight=False)
-    OUT.print(shown.files, markup=False, highlight=False)
+    OUT.print(shown.files, markup=False, highlight=False, soft_wrap=True)  # so that paths stay whole
     return 0
 
 

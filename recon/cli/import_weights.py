@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for note in notes:
         ERR.print(f"note: {note}", highlight=False)
-    OUT.print(f"{args.out}: {card.model}, {card.parameters:,} parameters", highlight=False)
+    OUT.print(f"{args.out}: {card.model}, {card.parameters:,} parameters", highlight=False, soft_wrap=True)
     return 0
 
 
