@@ -1,0 +1,1 @@
+"""Take training examples out of a trained network, and prove that they are gone."""

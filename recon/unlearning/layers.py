@@ -1,0 +1,94 @@
+"""The layers of a network: which there are, what comes out of them, and a network like it with random weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from deepinv.models import Reconstructor
+from torch import Tensor, nn
+
+from recon.models.learned import LearnedReconstructor
+from recon.physics.errors import OptionError
+from recon.training.batches import TrainingBatch
+
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the convolutions and linear layers of a network by their names, in the order of construction."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _WEIGHTED)}
+
+
+def layer(model: nn.Module, name: str) -> nn.Module:
+    """Return a layer by its name.
+
+    Raises
+    ------
+    OptionError
+        There is none of this name.
+    """
+    layers = weighted_layers(model)
+    if name not in layers:
+        raise OptionError("no such layer", found=name, expected=f"one of {', '.join(layers)}")
+    return layers[name]
+
+
+@contextmanager
+def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what comes out of layers, one tensor for each time that a layer is run, with its derivatives."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            found[name].append(output)
+
+        return hook
+
+    handles = [layer(model, name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def deepest_layer(model: Reconstructor, batch: TrainingBatch) -> str:
+    """Return the layer whose output is smallest in space, and among those has most channels; the first of such.
+
+    Of a U-Net that is where its encoder ends.
+    """
+    names = list(weighted_layers(model))
+    with captured(model, names) as found:
+        model(batch.y, batch.physics())
+    sizes = {name: (values[0][0, 0].numel(), -values[0].shape[1]) for name, values in found.items() if values}
+    return min(sizes, key=lambda name: sizes[name])
+
+
+def fresh(model: Reconstructor, seed: int) -> Reconstructor:
+    """Return a network of the same structure with random weights.
+
+    Raises
+    ------
+    OptionError
+        A layer that cannot draw new weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(model, LearnedReconstructor):
+            new: Reconstructor = type(model)(**model.arguments)
+        else:
+            new = copy.deepcopy(model)
+            for name, module in new.named_modules():
+                if next(module.parameters(recurse=False), None) is None:
+                    continue
+                reset = getattr(module, "reset_parameters", None)
+                if reset is None:
+                    raise OptionError("a layer that cannot draw new weights", found=name)
+                reset()
+    first = next(model.parameters())
+    return new.to(first.device, first.dtype).eval()

@@ -1,0 +1,1 @@
+"""One method a file: a function of (model, forget, retain, budget) that returns the model; see the registry."""
