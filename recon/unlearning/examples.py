@@ -102,11 +102,19 @@ class Examples(Sequence[Item]):
 
     def batch(self, indices: Sequence[int]) -> TrainingBatch:
         """Make a batch of items of one group."""
-        return self._collate([self._items[i].content for i in indices])
+        return self.batch_of([self._items[i].content for i in indices])
+
+    def batch_of(self, contents: Sequence[Any]) -> TrainingBatch:
+        """Make a batch of contents that may have been changed since they were items."""
+        return self._collate(contents)
+
+    def parts(self, size: int) -> Iterator[list[int]]:
+        """Go once through the numbers of all, in their order, in parts of one group and at most ``size``."""
+        return _grouped(range(len(self)), [item.group for item in self], size)
 
     def batches(self, size: int) -> Iterator[TrainingBatch]:
         """Go once through all, in their order, in batches of at most ``size``."""
-        for indices in _grouped(range(len(self)), [item.group for item in self], size):
+        for indices in self.parts(size):
             yield self.batch(indices)
 
     def endless(self, size: int, rng: torch.Generator) -> Iterator[TrainingBatch]:
