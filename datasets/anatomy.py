@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from recon.datasets.random import Number
+from recon.datasets.readers import Opened
 from recon.datasets.readers import open as open_file
 from recon.datasets.scan import Image, Scan, SliceArray
 from recon.physics.errors import DataError
@@ -57,7 +58,11 @@ def load_volume(path: Path) -> Volume:
     DataError
         Not an image, or one that is empty, not finite, or too small.
     """
-    opened = open_file(path)
+    return as_volume(open_file(path), path)
+
+
+def as_volume(opened: Opened, path: Path) -> Volume:
+    """Make a volume of what was opened; see `load_volume`."""
     stack: SliceArray
     if isinstance(opened, Image):
         stack = opened.pixels

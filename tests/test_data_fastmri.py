@@ -237,10 +237,10 @@ class TestIndex:
     def test_holes_tell_undersampling_from_an_ellipse(self) -> None:
         y, x = np.mgrid[-8:8, -8:8]
         ellipse = y**2 + x**2 < 50
-        assert index._without_holes(ellipse)
-        assert index._without_holes(np.ones((16, 16), bool))
-        assert not index._without_holes(ellipse & ((x % 2 == 0) | (abs(x) < 3)))
-        assert not index._without_holes(ellipse & (y != 5))
+        assert index.without_holes(ellipse)
+        assert index.without_holes(np.ones((16, 16), bool))
+        assert not index.without_holes(ellipse & ((x % 2 == 0) | (abs(x) < 3)))
+        assert not index.without_holes(ellipse & (y != 5))
 
 
 class TestBadInput:

@@ -157,7 +157,7 @@ def _describe(path: Path, opener: Callable[[Path], Scan], size: int, mtime: int)
         if scan.trajectory is not None or len(scan.spatial) != 2:
             raise DataError("not a Cartesian scan of slices", file=path, found=f"k-space {tuple(scan.kspace.shape)}")
         # Without a mask in the file, the middle slice is read: its zeros tell, and that it can be read is known.
-        full = _without_holes(scan.sampling(scan.n_slices // 2)[0])
+        full = without_holes(scan.sampling(scan.n_slices // 2)[0])
     except ReconError as error:
         return FileEntry(size=size, mtime=mtime, problem=str(error))
     return FileEntry(
@@ -179,7 +179,7 @@ def _matrix(scan: Scan) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _without_holes(mask: Bool[ndarray, "y x"]) -> bool:
+def without_holes(mask: Bool[ndarray, "y x"]) -> bool:
     """Whether no row or column has a gap between samples: full, partial Fourier, or an ellipse."""
     changes = [np.abs(np.diff(np.pad(mask, 1).astype(np.int8), axis=axis)).sum(axis=axis) for axis in (0, 1)]
     return all(bool((number <= 2).all()) for number in changes)

@@ -219,7 +219,7 @@ class SimulatedScans(Dataset[Example]):
                 wanted = [_rounded(n * _between(rng, self.acquisition.field_of_view)) for n in image.shape]
             else:
                 wanted = list(self.matrix)
-            image = _fitted(image, wanted)
+            image = fitted(image, wanted)
             if torch.quantile(image, PEAK) > 0.05:
                 return image, name
         raise DataError("images that hold hardly any signal", found=name)
@@ -252,7 +252,7 @@ def _rounded(n: float) -> int:
     return max(round(n / _SIDES), 1) * _SIDES
 
 
-def _fitted(image: Tensor, size: Sequence[int]) -> Float[Tensor, "y x"]:
+def fitted(image: Tensor, size: Sequence[int]) -> Float[Tensor, "y x"]:
     """Cut off, or add air, around the middle."""
     for dim, n in enumerate(size):
         have = image.shape[dim]
