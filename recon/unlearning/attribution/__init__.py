@@ -1,0 +1,1 @@
+"""Which training examples cause what a network shows: gradient products, influence functions, unrolled training."""
