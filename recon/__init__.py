@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from recon.physics_spec import parse_physics
     from recon.pipeline import reconstruct
     from recon.result import Result
+    from recon.unlearning.audit.run import audit
     from recon.zoo import load_model
 
 try:
@@ -30,6 +31,7 @@ _LAZY = {
     "ReconError": "recon.physics.errors",
     "Result": "recon.result",
     "StampResult": "recon.galaxies.result",
+    "audit": "recon.unlearning.audit.run",
     "finetune": "recon.finetuning.run",
     "load_model": "recon.zoo",
     "parse_physics": "recon.physics_spec",
@@ -55,6 +57,7 @@ __all__ = [
     "Result",
     "StampResult",
     "__version__",
+    "audit",
     "calibration",
     "datasets",
     "finetune",

@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from io import BytesIO
 
 import numpy as np
 from numpy import ndarray
 from PIL import Image as Picture
 
-import recon
+from recon.report.document import document
 from recon.report.markup import Markup, element
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = ".row{display:flex;flex-wrap:wrap;gap:.7rem}.row figure{margin:0}.row img{image-rendering:pixelated}"
 _SIDE = 192  # of a picture on the page
 
@@ -42,22 +40,7 @@ class TaskPictures:
 
 def task_page(tasks: Sequence[TaskPictures], title: str = "One task after another") -> str:
     """Return the whole HTML document; nothing in it is loaded from elsewhere."""
-    style = (files(__package__) / "page.css").read_text("utf-8") + _STYLE
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Markup(style)),
-    )
-    body = element(
-        "body",
-        element("header", element("h1", title)),
-        element("main", *(_section(task) for task in tasks)),
-        element("footer", f"Written by recon {recon.__version__}. This file needs no network."),
-    )
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+    return document(title, *(_section(task) for task in tasks), style=_STYLE)
 
 
 def _section(task: TaskPictures) -> Markup:

@@ -1,0 +1,313 @@
+"""`recon.audit`: all rows of the audit, the bars, the score."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepinv.models import Reconstructor
+
+from recon.datasets.atomic import atomic_path
+from recon.physics.errors import DataError, OptionError
+from recon.unlearning.audit.checks import Check, Thresholds, check_all
+from recon.unlearning.audit.features import cka, probe
+from recon.unlearning.audit.forgetting import forgetting
+from recon.unlearning.audit.hallucination import hallucination
+from recon.unlearning.audit.leak import leak
+from recon.unlearning.audit.membership import known_members, membership
+from recon.unlearning.audit.price import price
+from recon.unlearning.audit.quality import quality
+from recon.unlearning.audit.relearning import relearning
+from recon.unlearning.audit.restoration import restoration
+from recon.unlearning.audit.score import score
+from recon.unlearning.audit.shadow import shadow_membership
+from recon.unlearning.audit.subjects import (
+    FORGET,
+    FORGET_ORACLE,
+    FORGET_TEST,
+    JOINT,
+    ORACLE,
+    RETAIN,
+    RETAIN_TEST,
+    SCRATCH,
+    THIRD,
+    UNLEARNED,
+    CannotError,
+    Effort,
+    Picture,
+    Row,
+    Subjects,
+    Unlearn,
+)
+from recon.unlearning.audit.worst_case import worst_case
+from recon.unlearning.budget import Meter, Progress
+from recon.unlearning.examples import Examples, check_disjoint
+from recon.unlearning.objectives import Objective, Supervised
+
+CHEAP: dict[str, Callable[[Subjects], Row]] = {
+    "quality": quality,
+    "hallucination": hallucination,
+    "forgetting": forgetting,
+    "cka": cka,
+    "probe": probe,
+    "membership": membership,
+    "price": price,
+}
+"""Rows that only look at what the networks make of the examples."""
+COSTLY: dict[str, Callable[[Subjects], Row]] = {
+    "shadow": shadow_membership,
+    "worst case": worst_case,
+    "leak": leak,
+    "relearning": relearning,
+    "restoration": restoration,
+}
+"""Rows that train, or reconstruct again and again."""
+ROWS = (*CHEAP, *COSTLY)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """What an audit found.
+
+    Parameters
+    ----------
+    figures
+        By row; plain numbers, texts, lists and dictionaries.
+    cannot
+        Figures that cannot be given, and why.
+    checks
+        The bars that could be judged.
+    score
+        ``gap closed`` and its ``parts``.
+    notes
+        What a reader should know, a line each.
+    settings
+        Rows, seed, sizes of the sets.
+    pictures
+        For the report.
+    """
+
+    figures: Mapping[str, Any]
+    cannot: Mapping[str, str]
+    checks: tuple[Check, ...]
+    score: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether there was a bar to be judged, and all that could be judged were met."""
+        return bool(self.checks) and not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the bars that were missed."""
+        return tuple(check.name for check in self.checks if not check.passed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the pictures, as JSON has it: numbers that are not finite become None."""
+        record = {
+            "passed": self.passed,
+            "failed": list(self.failed),
+            "score": self.score,
+            "checks": [asdict(check) for check in self.checks],
+            "cannot": self.cannot,
+            "notes": list(self.notes),
+            "settings": self.settings,
+            "figures": self.figures,
+        }
+        return {key: _plain(value) for key, value in record.items()}
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write JSON.
+
+        Raises
+        ------
+        OutputError
+            The file exists, or cannot be written.
+        """
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            temporary.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def report(self, path: str | Path, *, others: Mapping[str, Audit] | None = None, overwrite: bool = False) -> None:
+        """Write one HTML file that needs no other.
+
+        Parameters
+        ----------
+        path
+            To be written.
+        others
+            Audits of other networks by name, for the plane of quality, forgetting and cost.
+        overwrite
+            Replace an existing file.
+
+        Raises
+        ------
+        OutputError
+            The file exists, or cannot be written.
+        """
+        from recon.unlearning.audit.page import audit_page
+
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            temporary.write_text(audit_page(self, others or {}), encoding="utf-8")
+
+
+def audit(
+    model: Reconstructor,
+    joint: Reconstructor,
+    oracle: Reconstructor | None = None,
+    *,
+    forget: Examples,
+    retain: Examples | None = None,
+    forget_test: Examples | None = None,
+    retain_test: Examples | None = None,
+    third: Examples | None = None,
+    forget_oracle: Reconstructor | None = None,
+    scratch: Reconstructor | None = None,
+    method: Unlearn | None = None,
+    cost: Meter | None = None,
+    oracle_cost: Meter | None = None,
+    rows: Sequence[str] = ROWS,
+    thresholds: Thresholds | None = None,
+    objective: Objective | None = None,
+    effort: Effort | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Audit:
+    """Say whether a network forgot, whether the rest of it is whole, and how one can tell.
+
+    Parameters
+    ----------
+    model, joint, oracle
+        The unlearned network; the one that it was; one that was trained without what is forgotten. None of them is
+        changed. Without an oracle ``cannot`` says which figures are missing.
+    forget, retain
+        Training examples that were forgotten and kept.
+    forget_test, retain_test
+        Examples of the same kinds that no network was trained on, whole volumes at best.
+    third
+        Examples of another organ, for relearning after fine-tuning on it.
+    forget_oracle, scratch
+        Trained on nothing but what is forgotten; trained from random weights for the budget of unlearning.
+    method
+        What unlearned: ``method(network, forget, retain)`` returns another network. For the row ``restoration``.
+    cost, oracle_cost
+        What unlearning and training the oracle took.
+    rows
+        Names from `ROWS`; those of `CHEAP` take seconds.
+    thresholds
+        The bars; by default those of `Thresholds`.
+    objective
+        Loss of an example; supervised by default.
+    effort
+        Of the costly rows.
+    seed
+        Of all random choices.
+    progress
+        Told the rows done, and those there are.
+
+    Raises
+    ------
+    OptionError
+        An unknown row; nothing to forget.
+    DataError
+        Training sets that overlap, or test examples that are among those trained on.
+    """
+    unknown = [row for row in rows if row not in ROWS]
+    if unknown or not rows:
+        raise OptionError("no such row of the audit", found=", ".join(unknown) or "none", expected=", ".join(ROWS))
+    sets = {
+        FORGET: forget,
+        RETAIN: retain,
+        FORGET_TEST: forget_test,
+        RETAIN_TEST: retain_test,
+        THIRD: third,
+    }
+    _check_sets(sets)
+    networks = {UNLEARNED: model, JOINT: joint, ORACLE: oracle, FORGET_ORACLE: forget_oracle, SCRATCH: scratch}
+    subjects = Subjects(
+        models={name: copy.deepcopy(network).eval() for name, network in networks.items() if network is not None},
+        sets={name: found for name, found in sets.items() if found is not None and len(found)},
+        objective=Supervised() if objective is None else objective,
+        seed=seed,
+        effort=Effort() if effort is None else effort,
+        method=method,
+        cost=cost,
+        oracle_cost=oracle_cost,
+    )
+    figures: dict[str, Any] = {}
+    cannot: dict[str, str] = {}
+    pictures: list[Picture] = []
+    for done, name in enumerate(rows):
+        if progress is not None:
+            progress(done, len(rows))
+        try:
+            row = (CHEAP | COSTLY)[name](subjects)
+        except CannotError as error:
+            cannot[name] = str(error)
+            continue
+        figures[name] = row.figures
+        cannot |= {f"{name}: {figure}": why for figure, why in row.cannot.items()}
+        pictures += row.pictures
+    if progress is not None:
+        progress(len(rows), len(rows))
+    checks, unjudged = check_all(figures, Thresholds() if thresholds is None else thresholds)
+    total, missing = score(figures)
+    return Audit(
+        figures=figures,
+        cannot=cannot | {f"bar: {name}": why for name, why in unjudged.items()} | missing,
+        checks=tuple(checks),
+        score=total,
+        notes=tuple(_notes(figures)),
+        settings={
+            "rows": list(rows),
+            "seed": seed,
+            "networks": list(subjects.models),
+            "examples": {name: len(found) for name, found in subjects.sets.items()},
+            "forgotten files": dict(forget.files),
+        },
+        pictures=tuple(pictures),
+    )
+
+
+def _check_sets(sets: Mapping[str, Examples | None]) -> None:
+    forget = sets[FORGET]
+    assert forget is not None
+    retain = sets[RETAIN]
+    check_disjoint(forget, Examples([]) if retain is None else retain)
+    for test in (FORGET_TEST, RETAIN_TEST):
+        for trained in (FORGET, RETAIN):
+            found, seen = sets[test], sets[trained]
+            if found is not None and seen is not None and (shared := found.digests & seen.digests):
+                name = next(item.name for item in found if item.digest in shared)
+                raise DataError(
+                    f"the {test} set holds examples of the {trained} set",
+                    found=f"{len(shared)}, as {name}",
+                    cure="Test on volumes that were not trained on",
+                )
+
+
+def _notes(figures: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if "membership" in figures and not known_members(figures["membership"]):
+        notes.append(
+            "The joint network's losses do not show that the forget set was part of its training "
+            f"(area {figures['membership'][JOINT]['auc']:.2f}); it may not have been, or left no trace"
+        )
+    return notes
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
