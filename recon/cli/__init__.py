@@ -21,6 +21,9 @@ VERBS = {
     "models": "list the methods, or describe one",
     "train": "train a network as a configuration says",
     "finetune": "adapt a trained network to a new scanner by its measurements alone",
+    "attribute": "say which training slices help or harm what a network makes of a scan",
+    "audit-data": "say which organs help and which harm each other in training, before anyone trains for days",
+    "unlearn": "make a trained network forget files, and say whether it did",
     "import-weights": "convert trained weights of DIRECT, fastMRI or deepinv",
 }
 

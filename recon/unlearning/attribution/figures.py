@@ -17,28 +17,34 @@ from recon.unlearning.objectives import Objective, Supervised
 
 
 class Hallucination:
-    """Energy of the error where the data see nothing (`recon.hallucination`), over the energy of the target.
+    """Mean over the batch of `unseen_energy`."""
+
+    needs_truth = True
+
+    def __call__(self, model: Reconstructor, batch: TrainingBatch, rng: torch.Generator) -> Float[Tensor, ""]:  # noqa: ARG002
+        """Return it."""
+        return unseen_energy(model(batch.y, batch.physics()), batch)
+
+
+def unseen_energy(x: Float[Tensor, "b channel y x"], batch: TrainingBatch) -> Float[Tensor, ""]:
+    """Return the energy of the error where the data see nothing (`recon.hallucination`), over the target's.
 
     Raises
     ------
     OptionError
         Measurements other than multi-coil MRI on a grid.
+    DataError
+        No target.
     """
-
-    needs_truth = True
-
-    def __call__(self, model: Reconstructor, batch: TrainingBatch, rng: torch.Generator) -> Float[Tensor, ""]:  # noqa: ARG002
-        """Return the mean over the batch."""
-        physics, target = batch.physics(), target_of(batch)
-        if not isinstance(physics, MultiCoilMRI):
-            raise OptionError(
-                "hallucination is measured in the null space of MRI",
-                found=type(physics).__name__,
-                cure="Take the error",
-            )
-        unseen = _NullPart.apply(model(batch.y, physics) - target, physics)
-        energy = target.square().flatten(1).sum(1)
-        return (unseen.square().flatten(1).sum(1) / energy).mean()
+    physics, target = batch.physics(), target_of(batch)
+    if not isinstance(physics, MultiCoilMRI):
+        raise OptionError(
+            "hallucination is measured in the null space of MRI",
+            found=type(physics).__name__,
+            cure="Take the error",
+        )
+    unseen = _NullPart.apply(x - target, physics)
+    return (unseen.square().flatten(1).sum(1) / target.square().flatten(1).sum(1)).mean()
 
 
 class _NullPart(torch.autograd.Function):

@@ -1,0 +1,471 @@
+"""Which organs help and which harm each other when one network is trained on both, found before anyone trains for days.
+
+For each acceleration a small network is trained on each organ alone and on each pair, all with the same steps, batches
+and first weights [Xue 2024, the sharing matrix of Erase to Enhance]. What an organ gains by the other is the difference
+on slices of subjects that no network has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from deepinv.models import Reconstructor
+from numpy import ndarray
+
+from recon.datasets.atomic import atomic_path
+from recon.datasets.random import child_generator
+from recon.metrics import bootstrap_interval
+from recon.models import registry
+from recon.physics.errors import DataError, OptionError
+from recon.training.batches import target_of
+from recon.unlearning.attribution.figures import unseen_energy
+from recon.unlearning.budget import Budget, Progress, descend
+from recon.unlearning.examples import Examples, Item
+from recon.unlearning.objectives import Supervised
+from recon.unlearning.sources import Reading, examples_of
+
+Verdict = Literal["helps", "harms", "no clear difference"]
+Networks = frozenset[str]
+"""Organs that a network was trained on."""
+NETWORKS: Mapping[str, Mapping[str, int]] = {
+    "unet": {"features": 16, "pools": 3},
+    "varnet": {"cascades": 3, "features": 8, "pools": 3},
+}
+_FEWEST_STEPS, _MOST_STEPS = 60, 3000
+_TIMED = 4  # steps by which the time of a step is found
+_FEWEST = 8  # training slices of an organ
+_TEST_SHARE = 4  # one in so many subjects, or slices of the only one, is tested on
+_GAP = 2  # slices between training and test slices of the only subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How large the audit is.
+
+    Parameters
+    ----------
+    accelerations
+        Of the scans.
+    seconds
+        What it may take in all; the steps of the trainings are found from it.
+    steps
+        Of each training, instead.
+    network
+        One of `NETWORKS`.
+    seeds
+        Trainings of each kind, from other first weights. One alone says nothing of how much trainings differ.
+    train, test
+        Slices of an organ at most, evenly spread.
+    matrix
+        (y, x) to which images are cropped or filled up; None: as they are.
+    batch_size, lr
+        Of the trainings.
+    seed
+        Of all random choices.
+    """
+
+    accelerations: tuple[float, ...] = (4.0, 8.0)
+    seconds: float = 900.0
+    steps: int | None = None
+    network: str = "unet"
+    seeds: int = 2
+    train: int = 80
+    test: int = 24
+    matrix: tuple[int, int] | None = (96, 96)
+    batch_size: int = 4
+    lr: float = 2e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.network not in NETWORKS:
+            raise OptionError("no such small network", found=self.network, expected=", ".join(NETWORKS))
+        if (
+            not self.accelerations
+            or min(self.accelerations) < 1
+            or len(set(self.accelerations)) < len(self.accelerations)
+        ):
+            raise OptionError("accelerations are different numbers of 1 or more", found=self.accelerations)
+        if min(self.seeds, self.test, self.steps or 1) < 1 or not self.seconds > 0 or self.train < _FEWEST:
+            raise OptionError(
+                "seeds, steps, slices and time are positive",
+                found=f"{self.seeds} seeds, {self.train} and {self.test} slices, {self.seconds:g} s",
+                expected=f"{_FEWEST} training slices or more",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """What an organ gains when another one is trained on beside it.
+
+    Parameters
+    ----------
+    acceleration, tested, beside
+        Of the scans; the organ that is looked at; the other one.
+    gain, low, high
+        PSNR, dB, over that of training on the organ alone, and its interval (95 %, over slices and seeds).
+    hallucination
+        Energy of the error where the data see nothing, over that of training alone.
+    verdict
+        Clear where the interval leaves 0 out and all seeds agree.
+    """
+
+    acceleration: float
+    tested: str
+    beside: str
+    gain: float
+    low: float
+    high: float
+    hallucination: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataAudit:
+    """The sharing matrix.
+
+    Parameters
+    ----------
+    organs
+        Training and test slices of each.
+    plan
+        What was done; ``steps`` are those that the budget allowed.
+    sharing
+        An entry for each acceleration and ordered pair.
+    psnr
+        (acceleration, organ that was tested, organ that alone was trained on) -> dB.
+    notes
+        What to know before the figures are used.
+    seconds, complete
+        What it took; whether it was interrupted.
+    pictures
+        A test slice of each organ, for the page.
+    """
+
+    organs: Mapping[str, tuple[int, int]]
+    plan: Plan
+    sharing: tuple[Sharing, ...]
+    psnr: Mapping[tuple[float, str, str], float]
+    notes: tuple[str, ...]
+    seconds: float
+    complete: bool
+    pictures: Mapping[str, ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def advice(self) -> list[str]:
+        """Say what is clear: the strongest effects first."""
+        clear = sorted((s for s in self.sharing if s.verdict != "no clear difference"), key=lambda s: -abs(s.gain))
+        return [
+            f"{s.beside} {s.verdict} {s.tested} at {s.acceleration:g}x: {s.gain:+.2f} dB, {s.low:+.2f} to {s.high:+.2f}"
+            for s in clear
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries, lists and numbers."""
+        return {
+            "organs": {name: {"train": train, "test": test} for name, (train, test) in self.organs.items()},
+            "plan": asdict(self.plan),
+            "sharing": [asdict(s) for s in self.sharing],
+            "psnr": [
+                {"acceleration": a, "tested": tested, "trained": trained, "psnr": value}
+                for (a, tested, trained), value in self.psnr.items()
+            ],
+            "advice": self.advice,
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+            "complete": self.complete,
+        }
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write `as_dict` as JSON."""
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+    def report(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a self-contained HTML page with the matrix as a heat map."""
+        from recon.unlearning.data_audit_page import data_audit_page
+
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            temporary.write_text(data_audit_page(self), encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Organ:
+    """Slices to be trained and tested on."""
+
+    train: Examples
+    test: Examples
+
+
+def audit_data(
+    organs: Mapping[str, Any],
+    *,
+    plan: Plan | None = None,
+    how: Reading | None = None,
+    progress: Progress | None = None,
+) -> DataAudit:
+    """Train small networks on organs and pairs of them, and compare.
+
+    Parameters
+    ----------
+    organs
+        Of each, by its name, what `recon.unlearning.sources.examples_of` takes, with truth. Of a folder, files in one
+        folder inside it are one subject.
+    plan
+        Accelerations, time, sizes.
+    how
+        How files become examples; the plan's matrix and accelerations are put in.
+    progress
+        Told the steps of all trainings that are done, and those there are.
+
+    Returns
+    -------
+    DataAudit
+        Of what was finished, if it was interrupted.
+
+    Raises
+    ------
+    OptionError
+        Fewer than two organs, a budget that is too small.
+    DataError
+        An organ of too few slices, slices of several organs that are the same, data without truth.
+    """
+    start = time.perf_counter()
+    plan, how = plan or Plan(), how or Reading()
+    if len(organs) < 2:
+        raise OptionError("sharing is between two organs or more", found=", ".join(organs) or "none")
+    notes: list[str] = []
+    sets = {a: _organs(organs, _reading(how, plan, a), plan, notes) for a in plan.accelerations}
+    names = list(organs)
+    kinds: list[Networks] = [
+        *(frozenset([name]) for name in names),
+        *(frozenset(pair) for pair in combinations(names, 2)),
+    ]
+    trainings = [(a, seed, kind) for seed in range(plan.seeds) for a in plan.accelerations for kind in kinds]
+    if plan.steps is None:
+        plan = replace(plan, steps=_affordable(plan, sets[plan.accelerations[0]], len(trainings), start))
+    assert plan.steps is not None
+    figures: dict[tuple[float, int, Networks, str], ndarray] = {}
+    complete, steps = False, plan.steps
+    try:
+        for number, (a, seed, kind) in enumerate(trainings):
+            network = _trained(plan, [sets[a][name].train for name in names if name in kind], seed,
+                               _told(progress, number * steps, len(trainings) * steps))  # fmt: skip
+            for name in names if len(kind) == 1 else sorted(kind):
+                figures[a, seed, kind, name] = _judged(network, sets[a][name].test)
+        complete = True
+    except KeyboardInterrupt:
+        notes.append(f"interrupted after {len({key[:3] for key in figures})} of {len(trainings)} trainings")
+    if plan.seeds == 1:
+        notes.append("one seed: how much two trainings of the same data differ is not known; take 2 seeds or more")
+    first = sets[plan.accelerations[0]]
+    return DataAudit(
+        organs={name: (len(first[name].train), len(first[name].test)) for name in names},
+        plan=plan,
+        sharing=tuple(_sharing(figures, plan, names)),
+        psnr=_alone(figures, plan, names),
+        notes=tuple(dict.fromkeys(notes)),
+        seconds=time.perf_counter() - start,
+        complete=complete,
+        pictures={name: _picture(first[name].test) for name in names},
+    )
+
+
+def _reading(how: Reading, plan: Plan, acceleration: float) -> Reading:
+    both = (acceleration, acceleration)
+    return replace(
+        how,
+        matrix=plan.matrix,
+        sampling=replace(how.sampling, accelerations=(acceleration,)),
+        acquisition=replace(how.acquisition, acceleration=both, line_acceleration=both),
+        seed=plan.seed,
+    )
+
+
+def _organs(organs: Mapping[str, Any], how: Reading, plan: Plan, notes: list[str]) -> dict[str, Organ]:
+    found: dict[str, Organ] = {}
+    seen: dict[str, str] = {}
+    for name, data in organs.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            examples = examples_of(data, how=how)
+        notes += [f"{name}: {w.message}" for w in caught if issubclass(w.category, UserWarning)]
+        same = {seen[item.digest] for item in examples if item.digest in seen}
+        if same:
+            raise DataError("two organs hold the same slices", found=f"{name} and {', '.join(sorted(same))}")
+        seen |= dict.fromkeys(examples.digests, name)
+        found[name] = _split(name, examples, plan, notes)
+        for example in (*found[name].train.batches(1), *found[name].test.batches(1)):
+            target_of(example)  # made now, so that what is timed is training
+    return found
+
+
+def subject_of(item: Item) -> str:
+    """Return the folder that a file is in inside the organ's, or the file where it is in none."""
+    parts = PurePosixPath(item.origin).parts
+    return parts[0]
+
+
+def _split(name: str, examples: Examples, plan: Plan, notes: list[str]) -> Organ:
+    subjects = list(dict.fromkeys(subject_of(item) for item in examples))
+    if len(subjects) > 1:
+        held_out = set(subjects[-max(len(subjects) // _TEST_SHARE, 1) :])
+        train = [i for i, item in enumerate(examples) if subject_of(item) not in held_out]
+        test = [i for i, item in enumerate(examples) if subject_of(item) in held_out]
+    else:
+        notes.append(f"{name}: one subject only, tested on its last slices: figures are better than a new subject's")
+        # Planes across other axes cut through all slices.
+        slices = [i for i, item in enumerate(examples) if " across " not in item.name]
+        first = len(slices) - max(len(slices) // _TEST_SHARE, 1)
+        train, test = slices[: max(first - _GAP, 0)], slices[first:]
+    if len(train) < _FEWEST or not test:
+        raise DataError(f"{name} has too few slices", found=len(train), expected=f"{_FEWEST} to train on")
+    return Organ(train=examples.subset(_spread(train, plan.train)), test=examples.subset(_spread(test, plan.test)))
+
+
+def _spread(items: Sequence[int], most: int) -> list[int]:
+    if len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def _built(plan: Plan, seed: int) -> Reconstructor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(child_generator(plan.seed, 1, seed).initial_seed())
+        return registry[plan.network](**NETWORKS[plan.network])
+
+
+def _trained(plan: Plan, parts: Sequence[Examples], seed: int, progress: Progress | None) -> Reconstructor:
+    """Train on all parts together."""
+    assert plan.steps is not None
+    examples = parts[0]
+    for part in parts[1:]:
+        examples = examples + part
+    budget = Budget(
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        lr=plan.lr,
+        objective=Supervised(),
+        seed=plan.seed + seed,
+        progress=progress,
+    )
+    network = _built(plan, seed).to(examples.batch([0]).y.device)
+    batches = examples.endless(plan.batch_size, budget.rng(0))
+    return descend(network, budget, lambda _step, rng: budget.loss(network, next(batches), rng))
+
+
+@torch.no_grad()
+def _judged(network: Reconstructor, test: Examples) -> ndarray:
+    """PSNR of magnitudes, dB, and hallucination of each slice: (slice, 2)."""
+    rows = []
+    for batch in test.batches(1):
+        image, target = network(batch.y, batch.physics()), target_of(batch)
+        x, reference = (torch.linalg.vector_norm(v, dim=1) for v in (image, target))
+        error = (x - reference).square().mean()
+        psnr = 20 * reference.max().log10() - 10 * error.log10()
+        rows.append((float(psnr), float(unseen_energy(image, batch))))
+    return np.array(rows)
+
+
+def _affordable(plan: Plan, organs: Mapping[str, Organ], trainings: int, start: float) -> int:
+    """Find the steps of a training from the time that is left."""
+    joint = [organ.train for organ in organs.values()]
+    clock = time.perf_counter()
+    network = _trained(replace(plan, steps=_TIMED), joint, 0, None)
+    step = (time.perf_counter() - clock) / _TIMED
+    clock = time.perf_counter()
+    for organ in organs.values():
+        _judged(network, organ.test)
+    judged = time.perf_counter() - clock
+    left = plan.seconds - (time.perf_counter() - start) - trainings * judged
+    steps = int(left / (trainings * step))
+    if steps < _FEWEST_STEPS:
+        least = plan.seconds - left + trainings * step * _FEWEST_STEPS
+        raise OptionError(
+            f"the time is too short for {trainings} trainings",
+            found=f"{plan.seconds / 60:.1f} minutes",
+            expected=f"at least {least / 60:.1f}",
+            cure="Take fewer accelerations, seeds or slices, or a smaller matrix",
+        )
+    return min(steps, _MOST_STEPS)
+
+
+def _told(progress: Progress | None, before: int, total: int) -> Callable[[int, int], None]:
+    def tell(step: int, _steps: int) -> None:
+        if progress is not None:
+            progress(before + step, total)
+
+    return tell
+
+
+def _sharing(
+    figures: Mapping[tuple[float, int, Networks, str], ndarray], plan: Plan, names: Sequence[str]
+) -> list[Sharing]:
+    found = []
+    for a in plan.accelerations:
+        for tested in names:
+            for beside in names:
+                alone, both = frozenset([tested]), frozenset([tested, beside])
+                seeds = [
+                    s for s in range(plan.seeds) if (a, s, alone, tested) in figures and (a, s, both, tested) in figures
+                ]
+                if tested == beside or not seeds:
+                    continue
+                old, new = (
+                    np.stack([figures[a, s, kind, tested] for s in seeds]) for kind in (alone, both)
+                )  # (seed, slice, 2)
+                gains = new[..., 0] - old[..., 0]
+                found.append(_compared(gains, old[..., 1], new[..., 1], plan.seed, (a, tested, beside)))
+    return found
+
+
+def _compared(gains: ndarray, old: ndarray, new: ndarray, seed: int, of: tuple[float, str, str]) -> Sharing:
+    """Compare (seed, slice)."""
+    slices = gains.mean(0)
+    low, high = bootstrap_interval(slices, seed=seed) if len(slices) > 1 else (-np.inf, np.inf)
+    mean, each = float(gains.mean()), gains.mean(1)
+    verdict: Verdict = "no clear difference"
+    if low > 0 and (each > 0).all():
+        verdict = "helps"
+    elif high < 0 and (each < 0).all():
+        verdict = "harms"
+    return Sharing(
+        acceleration=of[0],
+        tested=of[1],
+        beside=of[2],
+        gain=mean,
+        low=float(low),
+        high=float(high),
+        hallucination=float(new.mean() / max(old.mean(), 1e-30)),
+        verdict=verdict,
+    )
+
+
+def _alone(
+    figures: Mapping[tuple[float, int, Networks, str], ndarray], plan: Plan, names: Sequence[str]
+) -> dict[tuple[float, str, str], float]:
+    found = {}
+    for a in plan.accelerations:
+        for tested in names:
+            for trained in names:
+                values = [
+                    figures[key][:, 0].mean()
+                    for s in range(plan.seeds)
+                    if (key := (a, s, frozenset([trained]), tested)) in figures
+                ]
+                if values:
+                    found[a, tested, trained] = float(np.mean(values))
+    return found
+
+
+def _picture(test: Examples) -> ndarray:
+    target = target_of(test.batch([len(test) // 2]))
+    return torch.linalg.vector_norm(target[0], dim=0).cpu().numpy()
