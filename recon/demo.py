@@ -24,7 +24,11 @@ from recon.zoo import ready
 BUDGET = Trust(slices=1, replicas=4, hold_out=True)
 """What a demo can afford on two cores; `recon reconstruct` spends more on the noise map."""
 _SLOW = "slow on k-space; l1-wavelet is faster"
+_SAMPLER = "many passes of a network a slice"
 _UNLESS_ASKED_FOR = {
+    "diffusion-diffpir": _SAMPLER,
+    "diffusion-dps": _SAMPLER,
+    "diffusion-tfg": _SAMPLER,
     "fista": _SLOW,
     "iht": _SLOW,
     "ista": _SLOW,

@@ -17,7 +17,7 @@ from recon.datasets.pictures import load_picture
 from recon.datasets.simulate_compressed import make_matrix, simulate_compressed
 from recon.figures import save_comparison
 from recon.metrics import picture_figures
-from recon.models import takes
+from recon.models import source_of_weights, takes
 from recon.physics import BlockCompressedSensing
 from recon.physics.errors import OptionError
 from recon.report import write_report
@@ -27,6 +27,7 @@ from recon.zoo import ready
 
 RATIO = 0.25
 _PICTURE, _BLOCK = "camera", (33, 33)
+_OF_BRAINS = "diffusion-denoiser"  # a prior that pictures do not have
 _FIGURES = ("comparison.png",)
 
 
@@ -103,7 +104,8 @@ def run_compressed_demo(
     """
     start = time.perf_counter()
     folder = Path(folder)
-    names = [n for n in ready() if takes(n, BlockCompressedSensing)] if methods is None else list(methods)
+    fit = [n for n in ready() if takes(n, BlockCompressedSensing) and source_of_weights(n) != _OF_BRAINS]
+    names = fit if methods is None else list(methods)
     if not names:
         raise OptionError("the demo needs at least one method")
     tell, steps = progress or silent, len(names) + 1

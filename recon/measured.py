@@ -52,6 +52,8 @@ class Measured:
         What a user should know: what was estimated.
     details
         What the model says of its work.
+    spread
+        Standard deviation of the magnitude over posterior samples, of models that draw them.
     """
 
     image: Float[Tensor, "b c y x"]
@@ -60,6 +62,7 @@ class Measured:
     physics: LinearPhysics
     notes: tuple[str, ...] = ()
     details: dict[str, float] = field(default_factory=dict)
+    spread: Float[Tensor, "b y x"] | None = None
 
     @property
     def sigma(self) -> float | None:
@@ -155,10 +158,11 @@ def reconstruct_measured(
     large = isinstance(method.model, LearnedReconstructor) and max(y.shape[-2:]) > LARGE
     if tile is not None or (large and is_local(physics)):
         side = TILE if tile is None else tile
-        image = reconstruct_tiled(method.model, y, physics, side, min(OVERLAP, side // 4))
+        image, spread = reconstruct_tiled(method.model, y, physics, side, min(OVERLAP, side // 4)), None
         notes = (*notes, f"in tiles of {side} pixels")
     else:
         image = method.model(y, physics)
+        spread = getattr(method.model, "spread", None)
     if not bool(torch.isfinite(image).all()):
         raise DataError(f"{method.name} gave values that are not finite")
     return Measured(
@@ -168,6 +172,7 @@ def reconstruct_measured(
         physics=physics,
         notes=notes,
         details={key: float(value) for key, value in getattr(method.model, "details", {}).items()},
+        spread=spread,
     )
 
 
@@ -276,6 +281,11 @@ class GaussianView(Reconstructor):
     def details(self) -> dict[str, float]:
         """What the model says of its work."""
         return getattr(self.model, "details", {})
+
+    @property
+    def spread(self) -> Tensor | None:
+        """What the model says of its uncertainty."""
+        return getattr(self.model, "spread", None)
 
     def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b c y x"]:
         """Reconstruct."""

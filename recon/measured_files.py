@@ -174,17 +174,20 @@ def reconstruct_measurements(
     device = Preparation(device=device).resolved_device()
     physics = operator_of(data).to(device)
     method = chosen_method(model, data.img_size[0], device)
-    images, rows, done = [], [], []
+    images, spreads, rows, done = [], [], [], []
     for count, index in enumerate(wanted):
         y = torch.from_numpy(data.slice(index))[None].to(device)
         measured = reconstruct_measured(y, physics, method, sigma=sigma, gain=gain, tile=tile)
         rows.append(_figures(measured, y, data, index))
         images.append((measured.image[0] * data.scale + data.offset).cpu())
+        if measured.spread is not None:
+            spreads.append((measured.spread[0] * data.scale).cpu())
         done.append(measured)
         if progress is not None:
             progress(count + 1, len(wanted))
     return Result(
         image=torch.stack(images),
+        uncertainty=None if not spreads else torch.stack(spreads),
         metrics=stack_metrics(rows),
         provenance=_provenance(data, done, wanted, model, time.perf_counter() - start),
         spacing=data.spacing,

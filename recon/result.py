@@ -27,8 +27,8 @@ class Result:
         ``(slice, channel, y, x)`` in the units of the measurements: 1 channel real, 2 complex, ``2 * set``
         with several sets of coil maps, 3 colour.
     uncertainty
-        ``(slice, y, x)`` standard deviation of the magnitude through measurement noise; NaN in slices for
-        which it was not computed.
+        ``(slice, y, x)`` standard deviation of the magnitude through measurement noise, or of models that draw
+        posterior samples over these; NaN in slices for which it was not computed.
     interval
         ``(slice, y, x)``: the magnitude lies within this distance of the image's at the share of the object's
         pixels that the model was calibrated for (90 % as a rule, see `recon.conformal`); NaN where it was not

@@ -105,11 +105,12 @@ def reconstruct_slice(
         method = _with_strength_of(neighbour, method, problem)
     with torch.no_grad():
         x = method(problem.y, problem.physics)
+    spread = getattr(method, "spread", None)  # of posterior samples, before the method is used for anything else
     if not torch.isfinite(x).all():
         raise DataError(f"{name} gave values that are not finite in slice {index}", file=scan.source.path)
     finished = time.perf_counter()
     details = {key: float(value) for key, value in getattr(method, "details", {}).items()}
-    maps, metrics, warnings = _trusted(x, method, problem, trust, seed)
+    maps, metrics, warnings = _trusted(x, method, problem, trust, seed, spread)
     crop = _crop_to(scan, x)
     calibration = None
     if getattr(method, "learned", False):
@@ -145,7 +146,7 @@ def reconstruct_slice(
 
 
 def _trusted(
-    x: Tensor, method: Reconstructor, problem: Problem, trust: Trust, seed: int
+    x: Tensor, method: Reconstructor, problem: Problem, trust: Trust, seed: int, spread: Tensor | None
 ) -> tuple[dict[str, Tensor], dict[str, float], list[str]]:
     """Return maps, figures and warnings that say how far the image of one slice can be trusted."""
     maps: dict[str, Tensor] = {}
@@ -169,7 +170,9 @@ def _trusted(
             metrics["hold_out_error"] = hold_out_error(method, y, physics, seed=seed).error
         except MaskError as error:  # GRAPPA and partial Fourier need their whole pattern
             warnings.append(f"no hold-out error, because samples left out make another pattern: {error.problem}")
-    if trust.replicas and sigma and isinstance(physics, MultiCoilMRI):
+    if spread is not None:
+        maps["uncertainty"] = spread[0] * problem.scale * _of_channels(problem.intensity, 1)[0]
+    elif trust.replicas and sigma and isinstance(physics, MultiCoilMRI):
         deviation = noise_map(_settled(method), y, physics, sigma, n=trust.replicas, seed=seed)[0]
         maps["uncertainty"] = deviation * problem.scale * _of_channels(problem.intensity, 1)[0]
         if complex_image:

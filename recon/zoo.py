@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from recon import models
 from recon.cards import Card, read_card, shipped
 from recon.checkpoint import load_checkpoint
-from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
@@ -23,7 +22,8 @@ def load_model(name_or_path: str | Path) -> Reconstructor:
     name_or_path
         One of ``recon.models()``, the name of weights that come with the package, or a file of weights
         (``.safetensors``). The name of a learned model stands for its weights that come with the package: those of
-        the same name, else the first.
+        the same name, else the first. Methods with a denoiser take its weights, the package's, or those of a file:
+        ``"dpir:FILE.safetensors"``.
 
     Raises
     ------
@@ -32,6 +32,9 @@ def load_model(name_or_path: str | Path) -> Reconstructor:
     CheckpointError
         No weights come with the package for it, or a file that cannot be used.
     """
+    method, _, file = str(name_or_path).partition(":")
+    if file and method in models.registry and models.source_of_weights(method) not in {None, method}:
+        return models.registry[method](load_checkpoint(file)[0])
     if is_file(name_or_path):
         return load_checkpoint(name_or_path)[0]
     name, weights = str(name_or_path), shipped()
@@ -39,12 +42,13 @@ def load_model(name_or_path: str | Path) -> Reconstructor:
         return load_checkpoint(weights[name])[0]
     if name not in models.registry:
         raise OptionError(f"no model is called {name!r}", expected=f"one of {', '.join([*models.registry, *weights])}")
-    cls = models.registry[name]
-    if not issubclass(cls, LearnedReconstructor):
+    cls, source = models.registry[name], models.source_of_weights(name)
+    if source is None:
         return cls()
     for path in weights.values():
-        if read_card(path.with_suffix(".json")).model == name:
-            return load_checkpoint(path)[0]
+        if read_card(path.with_suffix(".json")).model == source:
+            loaded = load_checkpoint(path)[0]
+            return loaded if source == name else cls(loaded)
     raise CheckpointError(
         f"no weights for {name!r} come with the package",
         cure="Train it with `recon train`, or convert published weights with `recon import-weights`, and give the file",
@@ -54,9 +58,7 @@ def load_model(name_or_path: str | Path) -> Reconstructor:
 def ready() -> list[str]:
     """Names of the models that can be used as they are: those that need no training or whose weights ship."""
     trained = {read_card(path.with_suffix(".json")).model for path in shipped().values()}
-    return [
-        name for name, cls in models.registry.items() if not issubclass(cls, LearnedReconstructor) or name in trained
-    ]
+    return [name for name in models.registry if models.source_of_weights(name) in {None, *trained}]
 
 
 def is_file(name_or_path: str | Path) -> bool:

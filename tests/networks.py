@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import Denoising, GaussianNoise, LinearPhysics
 from galaxies import observation
 
 from recon.datasets.random import as_generator
@@ -16,6 +16,7 @@ from recon.physics.matrix import MatrixOperator
 TINY = {
     "coast": {"phases": 2, "features": 8},
     "deepinv-varnet": {"cascades": 2, "depth": 3, "features": 8},
+    "diffusion-denoiser": {"widths": (16, 32), "blocks": (1, 1)},
     "drunet-pnp": {"features": 4, "blocks": 1},
     "galaxy-admm": {"iterations": 2, "widths": (2, 3, 4), "blocks": 1},
     "lista": {"measurements": 6, "unknowns": 8, "layers": 2},
@@ -67,6 +68,8 @@ def problem_of(name: str) -> tuple[torch.Tensor, LinearPhysics]:
     """Measurements that a model takes."""
     if name == "lista":
         return sparse_problem(batch=2)
+    if name == "diffusion-denoiser":
+        return torch.randn(2, 1, 12, 10, generator=as_generator(0)), Denoising(GaussianNoise(0.5))
     return observation(2)[1:] if takes_stamps(name) else problem()
 
 

@@ -37,6 +37,13 @@ def takes(model: str | type[Reconstructor] | Reconstructor, operator: type[Linea
         return True
 
 
+def source_of_weights(name: str) -> str | None:
+    """Return the model whose weights a model of a name needs: itself where it is learned, a denoiser, or None."""
+    entry = registry[name]
+    other: str | None = getattr(entry, "weights_of", None)
+    return name if other is None and getattr(entry, "learned", False) else other
+
+
 class _CallableModule(ModuleType):
     """Lets ``recon.models`` be both the package of methods and the function that lists them."""
 

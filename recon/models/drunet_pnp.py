@@ -39,6 +39,8 @@ class DRUNetPnP(LearnedReconstructor):
     .. [1] Zhang et al., Plug-and-play image restoration with deep denoiser prior, IEEE TPAMI 2022.
     """
 
+    channels = (1,)  # of its denoiser
+
     def __init__(self, features: int = 64, blocks: int = 4) -> None:
         super().__init__()
         if min(features, blocks) < 1:

@@ -79,6 +79,14 @@ def weighted_l1(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
     return (batch.weight * difference).mean()
 
 
+def weighted_squared_error(x: Images, batch: TrainingBatch) -> Float[Tensor, ""]:
+    """Mean square of the difference, each example with the weight that a batch of tasks gives it."""
+    if not isinstance(batch, TaskBatch):
+        raise DataError("this loss weighs tasks, and the data have none", cure="Take squared_error")
+    difference = (x - _complex_target(x, batch)).square().flatten(1).mean(1)
+    return (batch.weight * difference).mean()
+
+
 LOSSES: Mapping[str, Loss] = {
     "l1": l1,
     "ssim": ssim,
@@ -88,6 +96,7 @@ LOSSES: Mapping[str, Loss] = {
     "complex_l1": complex_l1,
     "squared_error": squared_error,
     "weighted_l1": weighted_l1,
+    "weighted_squared_error": weighted_squared_error,
     "multi_scale": galaxy_losses.multi_scale,
     "mse": galaxy_losses.mse,
     "shape": galaxy_losses.shape,

@@ -124,3 +124,23 @@ class ExampleData(LightningDataModule, ABC):
             num_workers=min(self.workers, 1),
             collate_fn=self.collate,
         )
+
+
+class BatchData(ExampleData):
+    """Loaders of sets whose items are whole batches, which have something in common: a task, a kind of image."""
+
+    def collate(self, examples: list[Any]) -> TrainingBatch:
+        """Return the one batch that there is."""
+        batch: TrainingBatch = examples[0]
+        return batch
+
+    def train_dataloader(self) -> DataLoader[TrainingBatch]:
+        """Return the loader of one process."""
+        examples = self.training_set()
+        processes, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        sampler = EpochSampler(examples, processes=processes, rank=rank, seed=self.seed)
+        sampler.shuffle = False  # batches are random by themselves, and those of one step stay together
+        if self.trainer is not None:  # Lightning starts a resumed run's workers before it tells the epoch
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        mapped: Any = examples
+        return DataLoader(mapped, batch_size=1, sampler=sampler, num_workers=self.workers, collate_fn=self.collate)

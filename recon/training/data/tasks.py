@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from recon.cards import Card
 from recon.datasets.anatomy import Planes, Variation, load_volume
 from recon.datasets.pictures import PICTURES
 from recon.datasets.random import child_generator
 from recon.physics.errors import OptionError
-from recon.training.batches import TrainingBatch
-from recon.training.data.base import VALIDATION_SEED, EpochSampler, ExampleData
+from recon.training.data.base import VALIDATION_SEED, BatchData
 from recon.training.data.images import (
     Anatomy,
     Draw,
@@ -35,7 +33,7 @@ VALIDATION_PICTURES = ("cat", "coffee", "coins")
 _TASK, _BATCH = range(2)  # what each child generator is for
 
 
-class TaskData(ExampleData):
+class TaskData(BatchData):
     """Images of several sources, measured by the operators of several tasks.
 
     A batch has one task; in a step all processes have the same, so that none waits for another. Without any file it
@@ -154,21 +152,6 @@ class TaskData(ExampleData):
             power=self.power,
             seed=VALIDATION_SEED,
         )
-
-    def collate(self, examples: list[TaskBatch]) -> TrainingBatch:
-        """Return the one batch that there is."""
-        return examples[0]
-
-    def train_dataloader(self) -> DataLoader[TrainingBatch]:
-        """Return the loader of one process; an item of the set is a whole batch."""
-        examples = self.training_set()
-        processes, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        sampler = EpochSampler(examples, processes=processes, rank=rank, seed=self.seed)
-        sampler.shuffle = False  # batches are random by themselves, and those of one step stay together
-        if self.trainer is not None:  # Lightning starts a resumed run's workers before it tells the epoch
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        mapped: Any = examples
-        return DataLoader(mapped, batch_size=1, sampler=sampler, num_workers=self.workers, collate_fn=self.collate)
 
     def card(self) -> Card:
         """Say which images and tasks the weights know."""

@@ -1,0 +1,164 @@
+"""Plug-and-play reconstruction by any linear operator, with a denoiser of ours, deepinv's or a user's."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+
+import torch
+from deepinv.models import Reconstructor
+from deepinv.optim import ADMM, DPIR, HQS, L2, PnP
+from deepinv.physics import LinearPhysics
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from recon.guidance.denoisers import ImageDenoiser
+from recon.guidance.problems import LEAST, Problem, check_linear, levels_or_guess, problems
+from recon.models import registry
+from recon.physics.errors import OptionError
+
+_DENOISING = 0.05  # noise that is removed in an iteration, over the image's magnitude
+_STRONGEST = 49 / 255  # DPIR's first
+
+
+class PlugAndPlay(Reconstructor):
+    """A denoiser in place of the proximal map of a penalty, one image after the other.
+
+    Parameters
+    ----------
+    denoiser
+        See `recon.guidance.denoisers.ImageDenoiser`.
+    """
+
+    weights_of = "diffusion-denoiser"
+
+    def __init__(self, denoiser: nn.Module | str | Path) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.card = getattr(denoiser, "card", None)
+
+    @torch.no_grad()
+    def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b c y x"]:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        y
+            Measurements.
+        physics
+            Their operator; where neither its noise model nor the data tell a noise level, 1 % of the image's magnitude
+            is taken.
+
+        Raises
+        ------
+        OperatorError
+            An operator that is not linear, or whose adjoint is not its adjoint.
+        ShapeError, DataError
+            Measurements that do not fit the operator, a denoiser for other images.
+        """
+        check_linear(y, physics)
+        levels = levels_or_guess(y, physics)
+        images = [
+            problem.unit * self.restore(problem, ImageDenoiser(self.denoiser, problem.start.shape[1]))
+            for problem in problems(y, physics, levels, least=LEAST)
+        ]
+        return torch.cat(images)
+
+    @abstractmethod
+    def restore(self, problem: Problem, denoiser: ImageDenoiser) -> Float[Tensor, "1 c y x"]:
+        """Return the image of magnitude 1."""
+
+
+@registry.register("dpir")
+class PlugAndPlayHQS(PlugAndPlay):
+    """Plug-and-play half-quadratic splitting for any linear operator: deepinv's DPIR [Zhang et al. 2022].
+
+    Eight iterations from strong to weak denoising, down to the level of the noise.
+
+    Parameters
+    ----------
+    denoiser
+        As of `PlugAndPlay`.
+    """
+
+    def restore(self, problem: Problem, denoiser: ImageDenoiser) -> Float[Tensor, "1 c y x"]:
+        """Return the image of magnitude 1."""
+        solver = DPIR(min(problem.sigma, _STRONGEST), denoiser, device=problem.y.device)
+        found: Tensor = solver(problem.y, problem.physics, init=problem.start)
+        return found
+
+
+class _FixedPoint(PlugAndPlay):
+    """Iterations whose denoiser removes noise of one level."""
+
+    def __init__(
+        self, denoiser: nn.Module | str | Path, *, denoising: float = _DENOISING, iterations: int = 30
+    ) -> None:
+        super().__init__(denoiser)
+        if not 0 < denoising < float("inf") or iterations < 1:
+            raise OptionError(
+                "a positive level of noise is removed, and there is an iteration", found=f"{denoising}, {iterations}"
+            )
+        self.denoising, self.iterations = denoising, iterations
+
+
+@registry.register("pnp-admm")
+class PlugAndPlayADMM(_FixedPoint):
+    r"""Plug-and-play ADMM for any linear operator, deepinv's [Venkatakrishnan et al. 2013].
+
+    The penalty is such that a denoiser that is the proximal map of :math:`\tau^2 \varphi`, with :math:`\tau` the level
+    that it removes, gives the minimum of :math:`\|Ax - y\|^2 / 2\sigma^2 + \varphi(x)`, whatever that level.
+
+    Parameters
+    ----------
+    denoiser
+        As of `PlugAndPlay`.
+    denoising
+        Noise that is removed in an iteration, over the image's magnitude.
+    iterations
+        Of ADMM.
+    """
+
+    def restore(self, problem: Problem, denoiser: ImageDenoiser) -> Float[Tensor, "1 c y x"]:
+        """Return the image of magnitude 1."""
+        solver = ADMM(
+            data_fidelity=L2(),
+            prior=PnP(denoiser),
+            stepsize=(self.denoising / problem.sigma) ** 2,
+            g_param=self.denoising,
+            max_iter=self.iterations,
+        )
+        found: Tensor = solver(problem.y, problem.physics, init=(problem.start, torch.zeros_like(problem.start)))
+        return found
+
+
+@registry.register("red")
+class Red(_FixedPoint):
+    r"""Regularisation by denoising for any linear operator [Romano et al. 2017], by their fixed-point iterations.
+
+    They end where :math:`A^T (Ax - y) / \sigma^2 + (x - D(x)) / \tau^2 = 0`, :math:`\tau` the level of noise that D
+    removes: where the gradient of the smoothed posterior vanishes, if D gives posterior means. deepinv's half-quadratic
+    splitting makes them, the denoiser first.
+
+    Parameters
+    ----------
+    denoiser
+        As of `PlugAndPlay`.
+    denoising
+        Noise that is removed in an iteration, over the image's magnitude.
+    iterations
+        Of the fixed point.
+    """
+
+    def restore(self, problem: Problem, denoiser: ImageDenoiser) -> Float[Tensor, "1 c y x"]:
+        """Return the image of magnitude 1."""
+        solver = HQS(
+            data_fidelity=L2(),
+            prior=PnP(denoiser),
+            stepsize=(self.denoising / problem.sigma) ** 2,
+            g_param=self.denoising,
+            max_iter=self.iterations,
+            g_first=True,
+        )
+        found: Tensor = solver(problem.y, problem.physics, init=problem.start)
+        return found
