@@ -109,6 +109,11 @@ Projection = Callable[[list[nn.Parameter]], None]
 """Changes the gradients of the weights in place before a step."""
 
 
+def schedule_of(steps: int) -> Schedule:
+    """Return by what `descend` multiplies the learning rate in each of so many steps."""
+    return Schedule("cosine", max(round(_WARMUP * steps), 1), steps, _LAST)
+
+
 def descend(
     model: Reconstructor,
     budget: Budget,
@@ -149,8 +154,7 @@ def descend(
         return model.eval()
     weights = [p for p in (model.parameters() if parameters is None else parameters) if p.requires_grad]
     optimiser = torch.optim.Adam(weights, lr=rate)
-    factor = Schedule("cosine", max(round(_WARMUP * count), 1), count, _LAST)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule_of(count))
     for_training(model)
     try:
         for step in range(done, done + count):
