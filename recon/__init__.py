@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recon.pipeline import reconstruct
     from recon.result import Result
     from recon.unlearning.audit.run import audit
+    from recon.unlearning.run import unlearn
     from recon.zoo import load_model
 
 try:
@@ -36,6 +37,7 @@ _LAZY = {
     "load_model": "recon.zoo",
     "parse_physics": "recon.physics_spec",
     "reconstruct": "recon.pipeline",
+    "unlearn": "recon.unlearning.run",
 }
 _MODULES = ("calibration", "datasets", "metrics", "models", "physics")
 
@@ -67,4 +69,5 @@ __all__ = [
     "parse_physics",
     "physics",
     "reconstruct",
+    "unlearn",
 ]

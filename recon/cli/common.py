@@ -6,8 +6,11 @@ import argparse
 import glob
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -128,3 +131,17 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, object]]) -> None:
     for name, value in pairs:
         table.add_row(name, text_of(value))
     OUT.print(table)
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, by which job schedulers end what takes too long, do what Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

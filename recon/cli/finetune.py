@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from recon.cli.common import ERR, OUT, add_json, print_json, print_pairs, progress_bar
+from recon.cli.common import ERR, OUT, add_json, print_json, print_pairs, progress_bar, termination_as_interrupt
 from recon.physics.errors import CheckpointError
 
 _INTERRUPTED = 130
@@ -83,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             if getattr(args, name) is not None
         }
         others = {name: getattr(args, name) for name in ("null_weight", "most") if getattr(args, name) is not None}
-        with _termination_as_interrupt():
+        with termination_as_interrupt():
             tuned = finetune(
                 args.model,
                 list(args.data),
@@ -127,17 +123,3 @@ def _command(args: argparse.Namespace) -> str:
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, by which job schedulers end what takes too long, do what Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

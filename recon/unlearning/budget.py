@@ -18,6 +18,7 @@ from recon.finetuning.loop import for_training
 from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
 from recon.training.schedule import Schedule
+from recon.unlearning.journal import active
 from recon.unlearning.objectives import Objective, Supervised
 
 Progress = Callable[[int, int], None]
@@ -156,8 +157,10 @@ def descend(
     optimiser = torch.optim.Adam(weights, lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule_of(count))
     for_training(model)
+    journal, stateful = active(), (optimiser, schedule)
+    first = done if journal is None else done + journal.begin(weights, stateful)
     try:
-        for step in range(done, done + count):
+        for step in range(first, done + count):
             optimiser.zero_grad(set_to_none=True)
             _backward(loss, step, budget)
             if budget.sharpness:
@@ -169,6 +172,9 @@ def descend(
             nn.utils.clip_grad_norm_(weights, budget.clip)
             optimiser.step()
             schedule.step()
+            if journal is not None:
+                last = step + 1 == done + count
+                journal.step(step + 1 - done, last=last, weights=weights, stateful=stateful)
             if budget.progress is not None:
                 budget.progress(step + 1, max(budget.steps, done + count))
     finally:

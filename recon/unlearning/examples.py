@@ -14,6 +14,7 @@ from torch import Tensor
 from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
 from recon.training.examples import Example, collate
+from recon.unlearning.journal import Cursor, active
 
 Collate = Callable[[Sequence[Any]], TrainingBatch]
 """Makes a batch of the contents of items of one `Item.group`."""
@@ -125,6 +126,10 @@ class Examples(Sequence[Item]):
         OptionError
             There is nothing to go through.
         """
+        journal = active()
+        return self._endless(size, rng, Cursor() if journal is None else journal.cursor())
+
+    def _endless(self, size: int, rng: torch.Generator, cursor: Cursor) -> Iterator[TrainingBatch]:
         if not self._items:
             raise OptionError("an empty set of examples")
         groups = [item.group for item in self]
@@ -132,7 +137,8 @@ class Examples(Sequence[Item]):
             order = torch.randperm(len(self), generator=rng).tolist()
             parts = list(_grouped(order, groups, size))
             for i in torch.randperm(len(parts), generator=rng).tolist():
-                yield self.batch(parts[i])
+                if not cursor.passes():
+                    yield self.batch(parts[i])
 
 
 def item_of(example: Example, *, origin: str | Path, source: Tensor | None = None, index: int = 0) -> Item:
