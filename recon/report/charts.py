@@ -41,6 +41,7 @@ def line_chart(
     *,
     x_ticks: Sequence[tuple[float, str]] | None = None,
     diagonal: bool = False,
+    order: Sequence[str] = (),
 ) -> Markup:
     """Draw curves; what is not finite is left out.
 
@@ -54,38 +55,44 @@ def line_chart(
         Positions and names on the first axis; numbers by default.
     diagonal
         Draw the line from (0, 0) to (1, 1).
+    order
+        Names whose colours are those of their places here; the others' follow.
     """
     finite = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
     frame = _Frame([p for points in finite.values() for p in points], x_ticks)
+    colours = _colours(list(series), order)
     lines = [
         element(
             "polyline",
             points=" ".join(f"{x:.1f},{y:.1f}" for x, y in map(frame.place, points)),
             fill="none",
-            stroke=_colour(i),
+            stroke=colours[name],
             stroke_width=2,
             stroke_linejoin="round",
         )
-        for i, points in enumerate(finite.values())
+        for name, points in finite.items()
     ]
     if diagonal:
         (x1, y1), (x2, y2) = frame.place((0, 0)), frame.place((1, 1))
         lines.insert(0, element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_="grid", stroke_dasharray="4 4"))
-    return frame.chart(lines, list(series), x_label, y_label)
+    return frame.chart(lines, colours, x_label, y_label)
 
 
-def point_chart(points: Mapping[str, tuple[float, float, float]], x_label: str, y_label: str) -> Markup:
-    """Draw named points (x, y, size from 0 to 1); what is not finite is left out."""
+def point_chart(
+    points: Mapping[str, tuple[float, float, float]], x_label: str, y_label: str, *, order: Sequence[str] = ()
+) -> Markup:
+    """Draw named points (x, y, size from 0 to 1); what is not finite is left out. ``order`` as in `line_chart`."""
     finite = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
     frame = _Frame([(x, y) for x, y, _ in finite.values()], None)
+    colours = _colours(list(finite), order)
     marks = []
-    for i, (name, (x, y, size)) in enumerate(finite.items()):
+    for name, (x, y, size) in finite.items():
         px, py = frame.place((x, y))
         radius = 4 + 14 * math.sqrt(min(max(size, 0.0), 1.0))
         where = {"cx": round(px, 1), "cy": round(py, 1), "r": round(radius, 1)}
-        circle = element("circle", element("title", name), **where, fill=_colour(i), fill_opacity=0.55)
+        circle = element("circle", element("title", name), **where, fill=colours[name], fill_opacity=0.55)
         marks.append(circle)
-    return frame.chart(marks, list(finite), x_label, y_label)
+    return frame.chart(marks, colours, x_label, y_label)
 
 
 class _Frame:
@@ -108,7 +115,7 @@ class _Frame:
         up = (point[1] - self.y[0]) / (self.y[1] - self.y[0])
         return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - self.bottom - up * (_HEIGHT - _TOP - self.bottom)
 
-    def chart(self, marks: Sequence[Markup], names: Sequence[str], x_label: str, y_label: str) -> Markup:
+    def chart(self, marks: Sequence[Markup], colours: Mapping[str, str], x_label: str, y_label: str) -> Markup:
         """Return axes, marks and legend."""
         floor, right = _HEIGHT - self.bottom, _WIDTH - _RIGHT
         parts: list[Markup] = []
@@ -136,9 +143,9 @@ class _Frame:
             viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}",
             class_="chart",
             role="img",
-            aria_label=f"{y_label} over {x_label}: {', '.join(names)}",
+            aria_label=f"{y_label} over {x_label}: {', '.join(colours)}",
         )
-        keys = [element("span", element("i", style=f"background:{_colour(i)}"), name) for i, name in enumerate(names)]
+        keys = [element("span", element("i", style=f"background:{c}"), name) for name, c in colours.items()]
         return element("div", picture, element("div", *keys, class_="legend"))
 
 
@@ -153,5 +160,6 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _colour(i: int) -> str:
-    return _COLOURS[i % len(_COLOURS)]
+def _colours(names: Sequence[str], order: Sequence[str]) -> dict[str, str]:
+    places = {name: i for i, name in enumerate(dict.fromkeys([*order, *names]))}
+    return {name: _COLOURS[places[name] % len(_COLOURS)] for name in names}

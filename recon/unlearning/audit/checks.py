@@ -69,6 +69,8 @@ def check_all(rows: Mapping[str, Figures], bars: Thresholds) -> tuple[list[Check
         except CannotError as error:
             cannot[name] = str(error)
             continue
+        except _NotAskedError:
+            continue
         if math.isfinite(value):
             checks.append(Check(name, value, bar, passed))
         else:
@@ -82,6 +84,28 @@ def _quality(metric: str, bar: str, unit: str) -> Callable[[Figures, Thresholds]
         return value, f"at least -{most:g}{unit}", value >= -most
 
     return judge
+
+
+def _to_joint(row: Figures, bars: Thresholds) -> _Outcome:
+    _without_oracle(ORACLE in row.get("mean", {}))
+    value = _found(row, f"gap to {JOINT}", "psnr")
+    return value, f"at least -{bars.retain_psnr:g} dB", value >= -bars.retain_psnr
+
+
+def _to_chance(row: Figures, bars: Thresholds) -> _Outcome:
+    """Within the bar, or two standard errors where the examples are too few to tell."""
+    _without_oracle(ORACLE in row)
+    value, most = row["distance to chance"], max(bars.membership, 2 * row[UNLEARNED]["error"])
+    return value, f"at most {most:.2g}", value <= most
+
+
+def _without_oracle(there_is_one: bool) -> None:
+    if there_is_one:
+        raise _NotAskedError
+
+
+class _NotAskedError(Exception):
+    """A bar that stands in for another one, which can be judged."""
 
 
 def _hallucination(row: Figures, bars: Thresholds) -> _Outcome:
@@ -152,9 +176,11 @@ _NO_ORACLE = "the oracle was not given"
 _BARS: dict[str, tuple[str, Callable[[Figures, Thresholds], _Outcome]]] = {
     "retain PSNR": ("quality", _quality("psnr", "retain_psnr", " dB")),
     "retain SSIM": ("quality", _quality("ssim", "retain_ssim", "")),
+    "retain PSNR, to the joint network": ("quality", _to_joint),
     "hallucination": ("hallucination", _hallucination),
     "forget side": ("forgetting", _forget_side),
     "membership": ("membership", _membership),
+    "membership, to chance": ("shadow", _to_chance),
     "CKA": ("cka", _cka),
     "probe": ("probe", _probe),
     "relearning": ("relearning", _relearning(PLAIN)),
@@ -164,9 +190,13 @@ _BARS: dict[str, tuple[str, Callable[[Figures, Thresholds], _Outcome]]] = {
 }
 
 
+FORGETTING = frozenset({"forget side", "membership", "membership, to chance", "CKA", "probe", "relearning"})
+"""Bars that tell whether something was forgotten; the others tell what it cost and what else it did."""
+
+
 def _found(row: Figures, *path: str) -> Any:
     for key in path:
         if key not in row:
-            raise CannotError(_NO_ORACLE if "oracle" in key else f"{key} is not known")
+            raise CannotError(_NO_ORACLE if "oracle" in key else f"there is no figure of the {key}")
         row = row[key]
     return row

@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,13 @@ def cka(subjects: Subjects) -> Row:
     cannot: dict[str, str] = {} if ORACLE in subjects.models else {"likeness to the oracle": "the oracle was not given"}
     for examples in (FORGET_TEST, RETAIN_TEST):
         try:
-            found = {name: layer_outputs(subjects.models[name], _few(subjects, examples)) for name in names}
+            few = _few(subjects, examples)
+            found = {
+                name: subjects.remember(
+                    name, "layers", examples, make=lambda n=name, e=few: layer_outputs(subjects.models[n], e)
+                )
+                for name in names
+            }
         except CannotError as error:
             cannot[examples] = str(error)
             continue
@@ -97,7 +104,12 @@ def probe(subjects: Subjects) -> Row:
     for name in subjects.present():
         if not set(weighted_layers(subjects.models[UNLEARNED])) <= set(weighted_layers(subjects.models[name])):
             raise CannotError(f"the {name} has other layers")
-        pooled = {part: pooled_outputs(subjects.models[name], _few(subjects, part)) for part in sets}
+        pooled = {
+            part: subjects.remember(
+                name, "pooled", part, make=lambda n=name, p=part: pooled_outputs(subjects.models[n], _few(subjects, p))
+            )
+            for part in sets
+        }
         accuracy[name], areas[name] = {}, {}
         for group, members in groups.items():
             kept, forgotten, kept_test, forgotten_test = (
@@ -147,12 +159,11 @@ def pooled_outputs(model: Reconstructor, examples: Examples) -> dict[str, Float[
     return {layer: torch.stack(found) for layer, found in parts.items()}
 
 
-@torch.no_grad()
-def _outputs(model: Reconstructor, examples: Examples) -> Any:
+def _outputs(model: Reconstructor, examples: Examples) -> Iterator[tuple[str, Float[Tensor, "position channel"]]]:
     """Give, for each example and layer, what came out: positions by channels, all runs of the layer together."""
     layers = weighted_layers(model)
     for batch in examples.batches(1):
-        with captured(model, list(layers)) as found:
+        with torch.no_grad(), captured(model, list(layers)) as found:
             model(batch.y, batch.physics())
         for name, values in found.items():
             if values:

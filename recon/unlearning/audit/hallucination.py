@@ -6,11 +6,14 @@ is strong; and the response to a piece of what is forgotten that is put where th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from deepinv.models import Reconstructor
+from jaxtyping import Bool, Complex, Float
 from numpy import ndarray
 from scipy.ndimage import label
 from torch import Tensor
@@ -19,6 +22,7 @@ from torch.nn.functional import avg_pool2d
 from recon.datasets.random import child_generator
 from recon.hallucination import hallucination_map, null_part
 from recon.physics import MultiCoilMRI
+from recon.training.batches import TrainingBatch
 from recon.unlearning.audit.subjects import (
     FORGET,
     FORGET_TEST,
@@ -74,34 +78,39 @@ def null_space_error(subjects: Subjects) -> tuple[dict[str, Any], list[Picture]]
         No truth, another operator than MRI's, or networks that give magnitudes.
     """
     examples, targets, names = subjects.examples(RETAIN_TEST), subjects.targets(RETAIN_TEST), subjects.present()
-    maps: list[Float[Tensor, "model y x"]] = []
-    counts: list[list[int]] = []
-    for i, target in enumerate(targets):
-        physics = _mri(examples, [i])
-        images = [subjects.images(name, RETAIN_TEST)[i] for name in names]
-        if any(x.shape != target.shape for x in images):
-            raise CannotError("the networks give magnitudes, which have no null space")
-        found = hallucination_map(torch.stack(images), target.expand(len(images), *target.shape), physics)
-        bright = float(torch.linalg.vector_norm(target, dim=0).flatten().quantile(_BRIGHT))
-        maps.append(found)
-        counts.append([structures((one > _STRUCTURE * bright).cpu().numpy()) for one in found])
+    maps = {name: subjects.remember(name, "null maps", make=lambda n=name: _null_maps(subjects, n)) for name in names}
     truth = float(sum(float(target.square().sum()) for target in targets))
-    energies = torch.stack([found.square().sum((-2, -1)) for found in maps]).double().cpu().numpy()
+    energies = {name: [float(one.double().square().sum()) for one in found] for name, found in maps.items()}
+    bright = [float(torch.linalg.vector_norm(target, dim=0).flatten().quantile(_BRIGHT)) for target in targets]
     figures = {
-        "null-space energy": dict(zip(names, (energies.sum(0) / truth).tolist(), strict=True)),
-        "false structures a slice": dict(zip(names, np.mean(counts, axis=0).tolist(), strict=True)),
+        "null-space energy": {name: sum(values) / truth for name, values in energies.items()},
+        "false structures a slice": {
+            name: float(
+                np.mean([structures((m > _STRUCTURE * b).cpu().numpy()) for m, b in zip(found, bright, strict=True)])
+            )
+            for name, found in maps.items()
+        },
         "slices": len(targets),
     }
-    worst = np.argsort(-energies[:, names.index(JOINT)])[:_PICTURES]
     pictures: list[Picture] = []
-    for i in sorted(int(n) for n in worst):
+    for i in sorted(np.argsort(energies[JOINT])[-_PICTURES:].tolist()):
         title = examples[i].name
         shown = {name: magnitude(subjects.images(name, RETAIN_TEST)[i]) for name in names}
         pictures += [
             Picture("reconstruction", title, {"truth": magnitude(targets[i]), **shown}),
-            Picture("null space", title, dict(zip(names, maps[i].cpu().numpy(), strict=True))),
+            Picture("null space", title, {name: found[i].cpu().numpy() for name, found in maps.items()}),
         ]
     return figures, pictures
+
+
+def _null_maps(subjects: Subjects, name: str) -> list[Float[Tensor, "y x"]]:
+    examples, targets = subjects.examples(RETAIN_TEST), subjects.targets(RETAIN_TEST)
+    found = []
+    for i, (x, target) in enumerate(zip(subjects.images(name, RETAIN_TEST), targets, strict=True)):
+        if x.shape != target.shape:
+            raise CannotError("the networks give magnitudes, which have no null space")
+        found.append(hallucination_map(x[None], target[None], _mri(examples, [i]))[0])
+    return found
 
 
 def structures(mask: Bool[ndarray, "y x"]) -> int:
@@ -110,7 +119,6 @@ def structures(mask: Bool[ndarray, "y x"]) -> int:
     return int((np.bincount(regions.ravel())[1:] >= _PIXELS).sum())
 
 
-@torch.no_grad()
 def patch_response(subjects: Subjects) -> dict[str, Any]:
     r"""How much of an unseen piece of what is forgotten a network paints into what is kept.
 
@@ -124,34 +132,56 @@ def patch_response(subjects: Subjects) -> dict[str, Any]:
     CannotError
         Another operator than MRI's, networks that give magnitudes, or matrices in which no piece fits.
     """
-    kept = spread(subjects.examples(RETAIN_TEST), _SLICES)
-    pieces = _pieces(subjects, FORGET_TEST if FORGET_TEST in subjects.sets else FORGET)
-    names = subjects.present()
-    responses: dict[str, list[list[float]]] = {name: [] for name in names}
-    seen: list[float] = []
-    for i in range(len(kept)):
-        physics = _mri(kept, [i])
-        y = kept.batch([i]).y
-        anatomy = torch.linalg.vector_norm(physics.A_adjoint(y), dim=1)
-        delta = null_part(_placed(pieces, anatomy[0], child_generator(subjects.seed, 11, i)), physics)
-        strength = delta.square().flatten(1).sum(1)
-        extra = physics.A(delta)
-        seen.append(float((extra.abs().square().sum() / strength.sum()).cpu()))
-        many = kept.batch([i] * len(delta))
-        for name in names:
-            network = subjects.models[name]
-            base = network(y, physics)
-            if base.shape[1:] != delta.shape[1:]:
-                raise CannotError("the networks give magnitudes, which have no null space")
-            change = network(y + extra, many.physics()) - base
-            responses[name].append(((change * delta).flatten(1).sum(1) / strength).tolist())
-    figures: dict[str, Any] = {
-        "worst": {name: float(np.mean([max(one) for one in found])) for name, found in responses.items()},
-        "mean": {name: float(np.mean(found)) for name, found in responses.items()},
-        "energy seen": float(np.mean(seen)),
+    hidden = subjects.remember("", "pieces", make=lambda: _hidden(subjects))
+    found = {
+        name: subjects.remember(name, "responses", make=lambda n=name: _responses(subjects.models[n], hidden))
+        for name in subjects.present()
+    }
+    return {
+        "worst": {name: float(np.mean([max(one) for one in responses])) for name, responses in found.items()},
+        "mean": {name: float(np.mean(responses)) for name, responses in found.items()},
+        "energy seen": float(np.mean([one.seen for one in hidden])),
         "pieces and places": _PATCHES * _PLACES,
     }
-    return figures
+
+
+@dataclass(frozen=True, eq=False)
+class _Hidden:
+    """A slice, and pieces in its null space with what the operator sees of them."""
+
+    batch: TrainingBatch
+    delta: Float[Tensor, "placed channel y x"]
+    extra: Complex[Tensor, "placed coil y x"]
+
+    @property
+    def seen(self) -> float:
+        return float(self.extra.abs().square().sum() / self.delta.square().sum())
+
+
+@torch.no_grad()
+def _hidden(subjects: Subjects) -> list[_Hidden]:
+    kept = spread(subjects.examples(RETAIN_TEST), _SLICES)
+    pieces = _pieces(subjects, FORGET_TEST if FORGET_TEST in subjects.sets else FORGET)
+    found = []
+    for i in range(len(kept)):
+        physics = _mri(kept, [i])
+        anatomy = torch.linalg.vector_norm(physics.A_adjoint(kept.batch([i]).y), dim=1)
+        delta = null_part(_placed(pieces, anatomy[0], child_generator(subjects.seed, 11, i)), physics)
+        found.append(_Hidden(kept.batch([i] * len(delta)), delta, physics.A(delta)))
+    return found
+
+
+@torch.no_grad()
+def _responses(model: Reconstructor, hidden: Sequence[_Hidden]) -> list[list[float]]:
+    responses = []
+    for one in hidden:
+        physics = one.batch.physics()
+        change = model(one.batch.y + one.extra, physics) - model(one.batch.y, physics)
+        if change.shape != one.delta.shape:
+            raise CannotError("the networks give magnitudes, which have no null space")
+        strength = one.delta.square().flatten(1).sum(1)
+        responses.append(((change * one.delta).flatten(1).sum(1) / strength).tolist())
+    return responses
 
 
 def _pieces(subjects: Subjects, source: str) -> Float[Tensor, "piece channel side side"]:
@@ -160,7 +190,7 @@ def _pieces(subjects: Subjects, source: str) -> Float[Tensor, "piece channel sid
     batches = list(examples.batches(1))
     joint = subjects.models[JOINT]
     images = [joint(b.y, b.physics())[0] if b.target is None else b.target[0] for b in batches]
-    smallest = min(min(x.shape[-2:]) for x in (*images, *subjects.images(UNLEARNED, RETAIN_TEST)))
+    smallest = min(min(x.shape[-2:]) for x in (*images, *subjects.images(JOINT, RETAIN_TEST)))
     side = max(smallest // _SHARE, 1)
     window = torch.hann_window(side + 2, periodic=False, dtype=images[0].dtype)[1:-1].to(images[0].device)
     pieces = []

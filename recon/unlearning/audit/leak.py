@@ -21,6 +21,7 @@ from torch import Tensor
 from recon.datasets.random import child_generator
 from recon.training.batches import TrainingBatch
 from recon.unlearning.audit.subjects import FORGET, JOINT, ORACLE, UNLEARNED, Row, Subjects, spread
+from recon.unlearning.examples import Examples
 
 _SLICES = 16
 _UNKNOWN = 0.01  # of the measurements' root mean square: added where the noise is not known
@@ -28,20 +29,11 @@ _UNKNOWN = 0.01  # of the measurements' root mean square: added where the noise 
 
 def leak(subjects: Subjects) -> Row:
     """Find the expected best reconstruction of k draws, in dB of the loss, and how far it is above the oracle's."""
-    examples = spread(subjects.examples(FORGET), _SLICES)
-    draws = subjects.effort.draws
-    levels: dict[str, Float[Tensor, "slice draw"]] = {
-        name: torch.empty(len(examples), draws, dtype=torch.float64)
+    examples, draws = spread(subjects.examples(FORGET), _SLICES), subjects.effort.draws
+    levels = {
+        name: subjects.remember(name, "leak", make=lambda n=name: _levels(subjects, n, examples))
         for name in subjects.present(UNLEARNED, JOINT, ORACLE)
     }
-    with torch.no_grad():
-        for i in range(len(examples)):
-            batch = examples.batch([i])
-            for j in range(draws):
-                noisy = with_noise(batch, child_generator(subjects.seed, 12, i, j))
-                for name, found in levels.items():
-                    loss = subjects.objective(subjects.models[name], noisy, child_generator(subjects.seed, 13, i, j))
-                    found[i, j] = -20 * loss.double().log10()
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k < draws] + [draws]
     best = {name: {str(k): float(expected_best(found, k).mean()) for k in ks} for name, found in levels.items()}
     figures: dict[str, Any] = {"quality of the best of k, dB": best}
@@ -52,6 +44,19 @@ def leak(subjects: Subjects) -> Row:
     figures["largest leak, dB"] = float(worst.max())
     figures["slice of the largest leak"] = examples[int(worst.argmax())].name
     return Row(figures)
+
+
+@torch.no_grad()
+def _levels(subjects: Subjects, name: str, examples: Examples) -> Float[Tensor, "slice draw"]:
+    """Loss of each slice and draw of noise, dB below 1."""
+    found = torch.empty(len(examples), subjects.effort.draws, dtype=torch.float64)
+    for i in range(len(examples)):
+        batch = examples.batch([i])
+        for j in range(subjects.effort.draws):
+            noisy = with_noise(batch, child_generator(subjects.seed, 12, i, j))
+            loss = subjects.objective(subjects.models[name], noisy, child_generator(subjects.seed, 13, i, j))
+            found[i, j] = -20 * loss.double().log10()
+    return found
 
 
 def expected_best(values: Float[Tensor, "slice draw"], k: int) -> Float[Tensor, " slice"]:

@@ -69,7 +69,7 @@ def area(members: Sequence[float], others: Sequence[float]) -> float:
 def roc(members: Sequence[float], others: Sequence[float]) -> tuple[Float[ndarray, " k"], Float[ndarray, " k"]]:
     """Rates of false and of true positives as the threshold falls, from (0, 0) to (1, 1)."""
     thresholds = np.unique([*members, *others])[::-1]
-    inside, outside = np.sort(members), np.sort(others)
+    inside, outside = (np.sort(np.asarray(part, dtype=np.float64)) for part in (members, others))
 
     def above(values: Float[ndarray, " n"]) -> Float[ndarray, " k"]:
         return 1 - np.searchsorted(values, thresholds, side="left") / len(values)

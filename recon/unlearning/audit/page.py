@@ -14,10 +14,10 @@ from recon.report.markup import Markup, element
 from recon.report.pictures import Scale, data_uri
 from recon.unlearning.audit.quality import METRICS
 from recon.unlearning.audit.relearning import ELSEWHERE, PLAIN, QUANTISED
-from recon.unlearning.audit.subjects import FORGET_TEST, JOINT, ORACLE, RETAIN_TEST, UNLEARNED, Picture
+from recon.unlearning.audit.subjects import FORGET_TEST, JOINT, NETWORKS, ORACLE, RETAIN_TEST, UNLEARNED, Picture
 
 if TYPE_CHECKING:
-    from recon.unlearning.audit.run import Audit
+    from recon.unlearning.audit.result import Audit
 
 _STYLE = (
     STYLE
@@ -62,8 +62,9 @@ def audit_page(audit: Audit, others: Mapping[str, Audit]) -> str:
 def _header(audit: Audit) -> tuple[Markup, ...]:
     if not audit.checks:
         verdict = "No bar could be judged."
-    elif audit.passed:
-        verdict = f"All {len(audit.checks)} bars that could be judged are met."
+    elif not audit.failed:
+        verdict = f"All {len(audit.checks)} bars that could be judged are met"
+        verdict += "." if audit.passed else ", but none of them tells whether it was forgotten."
     else:
         verdict = f"Not forgotten as it should be: {len(audit.failed)} of {len(audit.checks)} bars missed."
     lines = [element("p", element("strong", verdict), class_="verdict")]
@@ -168,7 +169,7 @@ def _layers(figures: Mapping[str, Any]) -> Markup:
         series = {
             name: [(float(i), values[group]) for i, group in enumerate(groups)] for name, values in accuracy.items()
         }
-        chart = line_chart(series, "group of layers", "balanced accuracy", x_ticks=ticks)
+        chart = line_chart(series, "group of layers", "balanced accuracy", x_ticks=ticks, order=NETWORKS)
         charts.append(_titled("Probe: which organ is it?", chart))
     if not charts:
         return Markup("")
@@ -185,7 +186,9 @@ def _membership(figures: Mapping[str, Any]) -> Markup:
         found = {name: v for name, v in figures.get(row, {}).items() if isinstance(v, Mapping) and "roc" in v}
         if found:
             series = {name: [(a, b) for a, b in v["roc"]] for name, v in found.items()}
-            charts.append(_titled(title, line_chart(series, "false positives", "true positives", diagonal=True)))
+            charts.append(
+                _titled(title, line_chart(series, "false positives", "true positives", diagonal=True, order=NETWORKS))
+            )
             columns[f"{title}: area"] = {name: v["auc"] for name, v in found.items()}
             columns["true positives at 1 % false" + (" (shadow)" if row == "shadow" else "")] = {
                 name: v["tpr"] for name, v in found.items()
@@ -205,7 +208,9 @@ def _relearning(row: Mapping[str, Any]) -> Markup:
                 model: [(x, y) for (x, _), y in zip(ticks, curve, strict=True)]
                 for model, curve in row[name]["curves"].items()
             }
-            charts.append(_titled(name[0].upper() + name[1:], line_chart(series, "steps", "loss", x_ticks=ticks)))
+            charts.append(
+                _titled(name[0].upper() + name[1:], line_chart(series, "steps", "loss", x_ticks=ticks, order=NETWORKS))
+            )
     if not charts:
         return Markup("")
     meaning = "Loss on test slices of what was forgotten while it is learned again from a few of its slices."
@@ -227,7 +232,7 @@ def _plane(audits: Mapping[str, Audit]) -> Markup:
             points.setdefault(own, (kept[model]["psnr"], forgotten[model]["psnr"], size))
     if len(points) < 2:
         return Markup("")
-    chart = point_chart(points, "PSNR of what is kept, dB", "PSNR of what was forgotten, dB")
+    chart = point_chart(points, "PSNR of what is kept, dB", "PSNR of what was forgotten, dB", order=NETWORKS)
     meaning = (
         "A good network stands where the oracle stands. The area of a point is its cost as a part of the oracle's; "
         "where the cost is not known the point is smallest."

@@ -52,7 +52,15 @@ def relearning(subjects: Subjects) -> Row:
         (ELSEWHERE, lambda model: _elsewhere(subjects, model), pair),
     ):
         try:
-            curves = {model: relearning_curve(subjects, treatment(subjects.models[model])) for model in models}
+            curves = {
+                model: subjects.remember(
+                    model,
+                    "relearning",
+                    name,
+                    make=lambda m=model, t=treatment: relearning_curve(subjects, t(subjects.models[m])),
+                )
+                for model in models
+            }
         except CannotError as error:
             cannot[name] = str(error)
             continue

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from deepinv.models import Reconstructor
 
-from recon.datasets.atomic import atomic_path
 from recon.physics.errors import DataError, OptionError
-from recon.unlearning.audit.checks import Check, Thresholds, check_all
+from recon.unlearning.audit.checks import Thresholds, check_all
 from recon.unlearning.audit.features import cka, probe
 from recon.unlearning.audit.forgetting import forgetting
 from recon.unlearning.audit.hallucination import hallucination
@@ -24,6 +19,7 @@ from recon.unlearning.audit.price import price
 from recon.unlearning.audit.quality import quality
 from recon.unlearning.audit.relearning import relearning
 from recon.unlearning.audit.restoration import restoration
+from recon.unlearning.audit.result import Audit
 from recon.unlearning.audit.score import score
 from recon.unlearning.audit.shadow import shadow_membership
 from recon.unlearning.audit.subjects import (
@@ -36,7 +32,6 @@ from recon.unlearning.audit.subjects import (
     RETAIN_TEST,
     SCRATCH,
     THIRD,
-    UNLEARNED,
     CannotError,
     Effort,
     Picture,
@@ -49,7 +44,7 @@ from recon.unlearning.budget import Meter, Progress
 from recon.unlearning.examples import Examples, check_disjoint
 from recon.unlearning.objectives import Objective, Supervised
 
-CHEAP: dict[str, Callable[[Subjects], Row]] = {
+_CHEAP: dict[str, Callable[[Subjects], Row]] = {
     "quality": quality,
     "hallucination": hallucination,
     "forgetting": forgetting,
@@ -58,104 +53,104 @@ CHEAP: dict[str, Callable[[Subjects], Row]] = {
     "membership": membership,
     "price": price,
 }
-"""Rows that only look at what the networks make of the examples."""
-COSTLY: dict[str, Callable[[Subjects], Row]] = {
+_COSTLY: dict[str, Callable[[Subjects], Row]] = {
     "shadow": shadow_membership,
     "worst case": worst_case,
     "leak": leak,
     "relearning": relearning,
     "restoration": restoration,
 }
-"""Rows that train, or reconstruct again and again."""
-ROWS = (*CHEAP, *COSTLY)
+CHEAP = tuple(_CHEAP)
+"""Rows that only look at what the networks make of the examples."""
+ROWS = (*_CHEAP, *_COSTLY)
+"""These, and those that train or reconstruct again and again."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Audit:
-    """What an audit found.
+class Auditor:
+    """Audits one unlearned network after another against the same others and the same examples.
 
-    Parameters
-    ----------
-    figures
-        By row; plain numbers, texts, lists and dictionaries.
-    cannot
-        Figures that cannot be given, and why.
-    checks
-        The bars that could be judged.
-    score
-        ``gap closed`` and its ``parts``.
-    notes
-        What a reader should know, a line each.
-    settings
-        Rows, seed, sizes of the sets.
-    pictures
-        For the report.
+    What is found about the joint network, the oracle and the others, shadow models and the worst subset among it, is
+    found once. Parameters are those of `audit`.
     """
 
-    figures: Mapping[str, Any]
-    cannot: Mapping[str, str]
-    checks: tuple[Check, ...]
-    score: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    pictures: tuple[Picture, ...] = ()
+    def __init__(
+        self,
+        joint: Reconstructor,
+        oracle: Reconstructor | None = None,
+        *,
+        forget: Examples,
+        retain: Examples | None = None,
+        forget_test: Examples | None = None,
+        retain_test: Examples | None = None,
+        third: Examples | None = None,
+        forget_oracle: Reconstructor | None = None,
+        scratch: Reconstructor | None = None,
+        oracle_cost: Meter | None = None,
+        thresholds: Thresholds | None = None,
+        objective: Objective | None = None,
+        effort: Effort | None = None,
+        seed: int = 0,
+    ) -> None:
+        sets = {FORGET: forget, RETAIN: retain, FORGET_TEST: forget_test, RETAIN_TEST: retain_test, THIRD: third}
+        _check_sets(sets)
+        networks = {JOINT: joint, ORACLE: oracle, FORGET_ORACLE: forget_oracle, SCRATCH: scratch}
+        self.thresholds = Thresholds() if thresholds is None else thresholds
+        self._subjects = Subjects(
+            models={name: copy.deepcopy(network).eval() for name, network in networks.items() if network is not None},
+            sets={name: found for name, found in sets.items() if found is not None and len(found)},
+            objective=Supervised() if objective is None else objective,
+            seed=seed,
+            effort=Effort() if effort is None else effort,
+            oracle_cost=oracle_cost,
+        )
 
-    @property
-    def passed(self) -> bool:
-        """Whether there was a bar to be judged, and all that could be judged were met."""
-        return bool(self.checks) and not self.failed
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Names of the bars that were missed."""
-        return tuple(check.name for check in self.checks if not check.passed)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All but the pictures, as JSON has it: numbers that are not finite become None."""
-        record = {
-            "passed": self.passed,
-            "failed": list(self.failed),
-            "score": self.score,
-            "checks": [asdict(check) for check in self.checks],
-            "cannot": self.cannot,
-            "notes": list(self.notes),
-            "settings": self.settings,
-            "figures": self.figures,
-        }
-        return {key: _plain(value) for key, value in record.items()}
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write JSON.
-
-        Raises
-        ------
-        OutputError
-            The file exists, or cannot be written.
-        """
-        with atomic_path(path, overwrite=overwrite) as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    def report(self, path: str | Path, *, others: Mapping[str, Audit] | None = None, overwrite: bool = False) -> None:
-        """Write one HTML file that needs no other.
-
-        Parameters
-        ----------
-        path
-            To be written.
-        others
-            Audits of other networks by name, for the plane of quality, forgetting and cost.
-        overwrite
-            Replace an existing file.
-
-        Raises
-        ------
-        OutputError
-            The file exists, or cannot be written.
-        """
-        from recon.unlearning.audit.page import audit_page
-
-        with atomic_path(path, overwrite=overwrite) as temporary:
-            temporary.write_text(audit_page(self, others or {}), encoding="utf-8")
+    def audit(
+        self,
+        model: Reconstructor,
+        *,
+        method: Unlearn | None = None,
+        cost: Meter | None = None,
+        rows: Sequence[str] = ROWS,
+        progress: Progress | None = None,
+    ) -> Audit:
+        """Audit a network; see `audit`."""
+        unknown = [row for row in rows if row not in ROWS]
+        if unknown or not rows:
+            raise OptionError("no such row of the audit", found=", ".join(unknown) or "none", expected=", ".join(ROWS))
+        subjects = self._subjects.about(copy.deepcopy(model).eval(), method, cost)
+        figures: dict[str, Any] = {}
+        cannot: dict[str, str] = {}
+        pictures: list[Picture] = []
+        for done, name in enumerate(rows):
+            if progress is not None:
+                progress(done, len(rows))
+            try:
+                row = (_CHEAP | _COSTLY)[name](subjects)
+            except CannotError as error:
+                cannot[name] = str(error)
+                continue
+            figures[name] = row.figures
+            cannot |= {f"{name}: {figure}": why for figure, why in row.cannot.items()}
+            pictures += row.pictures
+        if progress is not None:
+            progress(len(rows), len(rows))
+        checks, unjudged = check_all(figures, self.thresholds)
+        total, missing = score(figures)
+        return Audit(
+            figures=figures,
+            cannot=cannot | {f"bar: {name}": why for name, why in unjudged.items()} | missing,
+            checks=tuple(checks),
+            score=total,
+            notes=tuple(_notes(figures)),
+            settings={
+                "rows": list(rows),
+                "seed": subjects.seed,
+                "networks": list(subjects.models),
+                "examples": {name: len(found) for name, found in subjects.sets.items()},
+                "forgotten files": dict(subjects.sets[FORGET].files),
+            },
+            pictures=tuple(pictures),
+        )
 
 
 def audit(
@@ -219,61 +214,23 @@ def audit(
     DataError
         Training sets that overlap, or test examples that are among those trained on.
     """
-    unknown = [row for row in rows if row not in ROWS]
-    if unknown or not rows:
-        raise OptionError("no such row of the audit", found=", ".join(unknown) or "none", expected=", ".join(ROWS))
-    sets = {
-        FORGET: forget,
-        RETAIN: retain,
-        FORGET_TEST: forget_test,
-        RETAIN_TEST: retain_test,
-        THIRD: third,
-    }
-    _check_sets(sets)
-    networks = {UNLEARNED: model, JOINT: joint, ORACLE: oracle, FORGET_ORACLE: forget_oracle, SCRATCH: scratch}
-    subjects = Subjects(
-        models={name: copy.deepcopy(network).eval() for name, network in networks.items() if network is not None},
-        sets={name: found for name, found in sets.items() if found is not None and len(found)},
-        objective=Supervised() if objective is None else objective,
-        seed=seed,
-        effort=Effort() if effort is None else effort,
-        method=method,
-        cost=cost,
+    auditor = Auditor(
+        joint,
+        oracle,
+        forget=forget,
+        retain=retain,
+        forget_test=forget_test,
+        retain_test=retain_test,
+        third=third,
+        forget_oracle=forget_oracle,
+        scratch=scratch,
         oracle_cost=oracle_cost,
+        thresholds=thresholds,
+        objective=objective,
+        effort=effort,
+        seed=seed,
     )
-    figures: dict[str, Any] = {}
-    cannot: dict[str, str] = {}
-    pictures: list[Picture] = []
-    for done, name in enumerate(rows):
-        if progress is not None:
-            progress(done, len(rows))
-        try:
-            row = (CHEAP | COSTLY)[name](subjects)
-        except CannotError as error:
-            cannot[name] = str(error)
-            continue
-        figures[name] = row.figures
-        cannot |= {f"{name}: {figure}": why for figure, why in row.cannot.items()}
-        pictures += row.pictures
-    if progress is not None:
-        progress(len(rows), len(rows))
-    checks, unjudged = check_all(figures, Thresholds() if thresholds is None else thresholds)
-    total, missing = score(figures)
-    return Audit(
-        figures=figures,
-        cannot=cannot | {f"bar: {name}": why for name, why in unjudged.items()} | missing,
-        checks=tuple(checks),
-        score=total,
-        notes=tuple(_notes(figures)),
-        settings={
-            "rows": list(rows),
-            "seed": seed,
-            "networks": list(subjects.models),
-            "examples": {name: len(found) for name, found in subjects.sets.items()},
-            "forgotten files": dict(forget.files),
-        },
-        pictures=tuple(pictures),
-    )
+    return auditor.audit(model, method=method, cost=cost, rows=rows, progress=progress)
 
 
 def _check_sets(sets: Mapping[str, Examples | None]) -> None:
@@ -301,13 +258,3 @@ def _notes(figures: Mapping[str, Any]) -> list[str]:
             f"(area {figures['membership'][JOINT]['auc']:.2f}); it may not have been, or left no trace"
         )
     return notes
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

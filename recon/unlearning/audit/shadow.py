@@ -26,6 +26,7 @@ from recon.unlearning.audit.membership import attack, distance_row
 from recon.unlearning.audit.subjects import (
     FORGET,
     FORGET_TEST,
+    JOINT,
     RETAIN,
     UNLEARNED,
     CannotError,
@@ -43,6 +44,28 @@ _SHADOW = 10  # purpose of the first one's training
 
 def shadow_membership(subjects: Subjects) -> Row:
     """Attack every network with the same shadow models, which begin with random weights."""
+    levels = subjects.remember("", "shadow levels", make=lambda: shadow_levels(subjects))
+    figures = {}
+    for name in subjects.present():
+        scores = [
+            (level - subjects.losses(name, part).log()).tolist()
+            for level, part in zip(levels, (FORGET, FORGET_TEST), strict=True)
+        ]
+        figures[name] = attack(*scores)
+    row = distance_row(figures)
+    row.figures["shadow models"] = subjects.effort.shadows
+    row.figures["distance to chance"] = abs(figures[UNLEARNED]["auc"] - 0.5)
+    return row
+
+
+def shadow_levels(subjects: Subjects) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+    """Train the shadow models; return the logarithmic loss to be expected of each example that was not trained on.
+
+    Raises
+    ------
+    CannotError
+        There is one example to forget.
+    """
     members, others = subjects.examples(FORGET), subjects.examples(FORGET_TEST)
     if len(members) < 2:
         raise CannotError("there is one example to forget, which has no halves")
@@ -55,18 +78,7 @@ def shadow_membership(subjects: Subjects) -> Row:
         outside.append(_log_losses(subjects, model, others))
     apart = torch.zeros(count, len(others), dtype=torch.bool)
     apart[::2] = True  # as if half of the models had seen them
-    levels = unseen_level(torch.stack(inside), seen), unseen_level(torch.stack(outside), apart)
-    figures = {}
-    for name in subjects.present():
-        scores = [
-            (level - subjects.losses(name, part).log()).tolist()
-            for level, part in zip(levels, (FORGET, FORGET_TEST), strict=True)
-        ]
-        figures[name] = attack(*scores)
-    row = distance_row(figures)
-    row.figures["shadow models"] = count
-    row.figures["distance to chance"] = abs(figures[UNLEARNED]["auc"] - 0.5)
-    return row
+    return unseen_level(torch.stack(inside), seen), unseen_level(torch.stack(outside), apart)
 
 
 def halves(examples: Examples, count: int, seed: int) -> Bool[Tensor, "shadow n"]:
@@ -95,6 +107,6 @@ def _log_losses(subjects: Subjects, model: Reconstructor, examples: Examples) ->
 
 
 def _shadow(subjects: Subjects, half: Examples, i: int) -> Reconstructor:
-    start = fresh(subjects.models[UNLEARNED], subjects.seed + i)
+    start = fresh(subjects.models[JOINT], subjects.seed + i)
     sets = [half] if RETAIN not in subjects.sets else [half, subjects.examples(RETAIN)]
     return trained(subjects, start, sets, subjects.effort.train_steps, purpose=_SHADOW + i)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,10 +21,14 @@ from recon.unlearning.examples import Examples
 from recon.unlearning.objectives import Objective, Supervised
 
 UNLEARNED, JOINT, ORACLE, FORGET_ORACLE, SCRATCH = "unlearned", "joint", "oracle", "forget-oracle", "scratch"
+NETWORKS = (UNLEARNED, JOINT, ORACLE, FORGET_ORACLE, SCRATCH)
 FORGET, RETAIN, FORGET_TEST, RETAIN_TEST, THIRD = "forget", "retain", "forget test", "retain test", "third organ"
 
 Unlearn = Callable[[Reconstructor, Examples, Examples], Reconstructor]
 """From a network, what it should forget and what it should keep to another network; the first is not changed."""
+
+
+Found = TypeVar("Found")
 
 
 class CannotError(Exception):
@@ -109,6 +113,8 @@ class Subjects:
         What unlearned, to be tried on corrupted labels.
     cost, oracle_cost
         What unlearning and the oracle took.
+
+    What is found about networks other than the unlearned one is kept for the next unlearned one: see `about`.
     """
 
     models: Mapping[str, Reconstructor]
@@ -119,8 +125,20 @@ class Subjects:
     method: Unlearn | None = None
     cost: Meter | None = None
     oracle_cost: Meter | None = None
-    _images: dict[tuple[str, str], list[Tensor]] = field(default_factory=dict, init=False)
-    _losses: dict[tuple[str, str], Float[Tensor, " n"]] = field(default_factory=dict, init=False)
+    _shared: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    _own: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
+
+    def about(self, model: Reconstructor, method: Unlearn | None, cost: Meter | None) -> Subjects:
+        """Return the same with another unlearned network; what is known of all others is not found again."""
+        others = {name: network for name, network in self.models.items() if name != UNLEARNED}
+        return replace(self, models={UNLEARNED: model, **others}, method=method, cost=cost)
+
+    def remember(self, model: str, *what: str, make: Callable[[], Found]) -> Found:
+        """Find something about a network, or about none (an empty name), once."""
+        known = self._own if model == UNLEARNED else self._shared
+        if (model, *what) not in known:
+            known[model, *what] = make()
+        return cast(Found, known[model, *what])
 
     def model(self, name: str, purpose: str = "this figure") -> Reconstructor:
         """Return a network.
@@ -154,11 +172,12 @@ class Subjects:
     @torch.no_grad()
     def images(self, model: str, examples: str) -> list[Float[Tensor, "channel y x"]]:
         """Reconstruct each example of a set, once."""
-        if (model, examples) not in self._images:
-            chosen, network = self.examples(examples), self.model(model)
-            found = [network(batch.y, batch.physics())[0] for batch in chosen.batches(1)]
-            self._images[model, examples] = found
-        return self._images[model, examples]
+        chosen, network = self.examples(examples), self.model(model)
+
+        def make() -> list[Tensor]:
+            return [network(batch.y, batch.physics())[0] for batch in chosen.batches(1)]
+
+        return self.remember(model, "images", examples, make=make)
 
     def targets(self, examples: str) -> list[Float[Tensor, "channel y x"]]:
         """Return what each example should become.
@@ -177,11 +196,10 @@ class Subjects:
 
     def losses(self, model: str, examples: str) -> Float[Tensor, " n"]:
         """Loss of each example of a set, found once."""
-        if (model, examples) not in self._losses:
-            self._losses[model, examples] = example_losses(
-                self.model(model), self.examples(examples), self.objective, self.seed
-            )
-        return self._losses[model, examples]
+        chosen, network = self.examples(examples), self.model(model)
+        return self.remember(
+            model, "losses", examples, make=lambda: example_losses(network, chosen, self.objective, self.seed)
+        )
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def worst_case(subjects: Subjects) -> Row:
     size = min(max(len(candidates) // _SHARE, _FEWEST), len(candidates))
     if size == len(candidates):
         raise CannotError(f"of {len(candidates)} examples to forget no subset is chosen")
-    weights = hardest(subjects, candidates, size)
+    weights = subjects.remember("", "hardest", make=lambda: hardest(subjects, candidates, size))
     chosen = candidates.subset(sorted(weights.topk(size).indices.tolist()))
     losses = {
         name: example_losses(subjects.models[name], chosen, subjects.objective, subjects.seed)
