@@ -15,7 +15,7 @@ from recon.datasets.anatomy import Planes, Variation, Volume
 from recon.physics.errors import OptionError, ShapeError
 from recon.training.data.simulated import Acquisition, SimulatedScans
 from recon.unlearning.budget import Budget
-from recon.unlearning.curvature import fisher_solution, hessian_product, hessian_solution
+from recon.unlearning.curvature import fisher_solution, hessian_product, hessian_solution, length_along
 from recon.unlearning.examples import Examples, item_of
 from recon.unlearning.gradients import batch_gradient, example_gradients, mean_gradient, mean_loss, trainable
 from recon.unlearning.independence import chosen, conditional_layers, dependence
@@ -320,8 +320,14 @@ def test_influence_with_the_hessian_is_retraining(sets, joint) -> None:
     torch.testing.assert_close(weight(less), (weight(joint) + ridge_solution(sets[1])) / 2, atol=1e-8, rtol=0)
 
 
+def test_influence_with_fisher_information_comes_nearer_to_retraining(sets, joint) -> None:
+    found = run("influence", joint, *sets, whole(20, steps=10), radius=10.0)
+    oracle = ridge_solution(sets[1])
+    assert (weight(found) - oracle).norm() < 0.5 * (weight(joint) - oracle).norm()
+
+
 def test_a_step_is_no_longer_than_its_radius(sets, joint) -> None:
-    found = run("influence", joint, *sets, whole(20), curvature="fisher", radius=0.01, damping=1e-3)
+    found = run("influence", joint, *sets, whole(20), curvature="fisher", radius=0.01)
     assert float((weight(found) - weight(joint)).norm()) == pytest.approx(0.01 * float(weight(joint).norm()))
 
 
@@ -335,17 +341,21 @@ def test_without_curvature_the_step_is_along_the_gradients(sets, joint) -> None:
     torch.testing.assert_close(step / step.norm(), (g[0] - g[1]) / (g[0] - g[1]).norm())
 
 
-def test_fisher_and_hessian_solve_their_dense_systems(sets, two_layers) -> None:
-    budget, weights = whole(20), list(trainable(two_layers).values())
-    rng = torch.Generator().manual_seed(0)
-    v = torch.randn(24, generator=rng, dtype=torch.float64)
-    found = fisher_solution(two_layers, weights, sets[1], budget, v, damping=0.3)
-    g = torch.stack(list(example_gradients(two_layers, weights, sets[1], budget)))
+@pytest.mark.parametrize("count", [20, 6])
+def test_fisher_information_is_solved_block_by_block(sets, two_layers, count) -> None:
+    budget, weights, examples = whole(20), list(trainable(two_layers).values()), sets[1].subset(range(count))
+    v = torch.randn(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = fisher_solution(two_layers, weights, examples, budget, v, damping=0.3)
+    g = torch.stack(list(example_gradients(two_layers, weights, examples, budget)))
     for part in (slice(0, 15), slice(15, 24)):
-        f = g[:, part].T @ g[:, part] / len(g)
-        dense = f + 0.3 * f.diagonal().mean() * torch.eye(len(f), dtype=f.dtype)
+        f = g[:, part].T @ g[:, part] / count
+        dense = f + 0.3 * f.trace() / min(count, len(f)) * torch.eye(len(f), dtype=f.dtype)
         torch.testing.assert_close(found[part], torch.linalg.solve(dense, v[part]))
-    batch = sets[1].batch(range(20))
+
+
+def test_products_and_lengths_are_of_the_dense_hessian(sets, two_layers) -> None:
+    budget, weights, batch = whole(20), list(trainable(two_layers).values()), sets[1].batch(range(20))
+    v, x = torch.randn(2, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def loss(*values):
         outputs = batch.y @ values[0].T @ values[1].T
@@ -353,11 +363,15 @@ def test_fisher_and_hessian_solve_their_dense_systems(sets, two_layers) -> None:
         return 0.5 * error + 0.5e-2 * sum(w.square().sum() for w in values)
 
     blocks = torch.autograd.functional.hessian(loss, tuple(w.detach() for w in weights))
-    dense = torch.cat([torch.cat([h.reshape(a, b) for h, b in zip(row, (15, 9), strict=True)], 1)
-                       for row, a in zip(blocks, (15, 9), strict=True)])  # fmt: skip
-    torch.testing.assert_close(
-        hessian_product(two_layers, weights, sets[1], budget, v), dense @ v, rtol=1e-4, atol=1e-4
-    )
+    rows = [
+        torch.cat([h.reshape(a, b) for h, b in zip(row, (15, 9), strict=True)], 1)
+        for row, a in zip(blocks, (15, 9), strict=True)
+    ]
+    dense = torch.cat(rows)
+    found = hessian_product(two_layers, weights, sets[1], budget, v)
+    torch.testing.assert_close(found, dense @ v, rtol=1e-4, atol=1e-4)
+    length = length_along(two_layers, weights, sets[1], budget, x, v)
+    assert length == pytest.approx(float(x @ v / (x @ dense @ x).abs()), rel=1e-4)
 
 
 def test_conjugate_gradients_solve_and_end_at_negative_curvature() -> None:
@@ -374,11 +388,13 @@ def test_conjugate_gradients_solve_and_end_at_negative_curvature() -> None:
 
 
 def test_only_the_layers_asked_for_are_changed(sets, two_layers) -> None:
-    found = run("influence", two_layers, *sets, whole(20), radius=10.0, layers="layers.1")
+    found = run("influence", two_layers, *sets, whole(20), layers="layers.1")
     assert torch.equal(found.layers[0].weight, two_layers.layers[0].weight)
     assert not torch.equal(found.layers[1].weight, two_layers.layers[1].weight)
-    both = run("influence", two_layers, *sets, whole(20), radius=10.0, layers=["layers.0", "layers.1"])
-    torch.testing.assert_close(both.layers[1].weight, found.layers[1].weight)  # blocks do not see each other
+    both = run("influence", two_layers, *sets, whole(20), layers=["layers.0", "layers.1"])
+    everything = run("influence", two_layers, *sets, whole(20))
+    assert all(torch.equal(a, b) for a, b in zip(both.parameters(), everything.parameters(), strict=True))
+    assert not torch.equal(both.layers[0].weight, two_layers.layers[0].weight)
 
 
 def test_predicted_reconstructions_are_matched(sets, joint) -> None:

@@ -110,7 +110,7 @@ def fisher_solution(
     vector
         ``v``.
     damping
-        :math:`d_l` over the mean of the diagonal of :math:`F_l`.
+        :math:`d_l` over the mean of those eigenvalues of :math:`F_l` that can differ from 0.
     """
     gradients = torch.stack(list(example_gradients(model, weights, examples, budget)))
     parts = [p.numel() for p in weights]
@@ -118,9 +118,25 @@ def fisher_solution(
     return torch.cat(solved)
 
 
+def length_along(
+    model: Reconstructor,
+    weights: list[nn.Parameter],
+    examples: Examples,
+    budget: Budget,
+    direction: Vector,
+    vector: Vector,
+) -> float:
+    r"""Return how far to go: the minimum of :math:`\frac12 a^2 x^T H x - a\, x^T v` over a [Martens 2015, section 6.4].
+
+    The Fisher information of a loss that is no logarithm of a likelihood has not the Hessian's size, only its shape.
+    """
+    curvature = float(direction @ hessian_product(model, weights, examples, budget, direction))
+    return float(direction @ vector) / abs(curvature) if curvature else 0.0
+
+
 def _of_block(g: Float[Tensor, "n m"], v: Float[Tensor, " m"], damping: float) -> Float[Tensor, " m"]:
     count = len(g)
-    added = damping * float(g.square().sum()) / g.numel()
+    added = damping * float(g.square().sum()) / (count * min(g.shape))
     if added == 0:  # nothing here depends on the weights
         return torch.zeros_like(v)
     # In double precision: the small eigenvalues matter, and the matrix is small.

@@ -32,7 +32,7 @@ def steps_of(share: float, budget: Budget) -> int:
 def repaired(
     model: Reconstructor, retain: Examples, budget: Budget, *, steps: int, done: int = 0, rate: float = 1.0
 ) -> Reconstructor:
-    """Fine-tune on what is kept.
+    """Fine-tune on what is kept, and tell that what came before is done.
 
     Parameters
     ----------
@@ -45,6 +45,8 @@ def repaired(
     rate
         Learning rate, over the budget's.
     """
+    if budget.progress is not None:
+        budget.progress(done, budget.steps)
     if not steps:
         return model.eval()
     batches = retain.endless(budget.batch_size, budget.rng(0))

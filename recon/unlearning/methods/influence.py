@@ -1,10 +1,11 @@
 """Influence: a Newton step to where the weights would be without what is forgotten.
 
 For a quadratic loss and the Hessian the step is retraining. Else it is an approximation, whose kinds are options: the
-Hessian by conjugate gradients, the Fisher information layer by layer [Jia 2023, after Singh 2020], or none, a gradient
-step only [Liu 2025]; all layers, or those on which the loss of what is forgotten depends given the others [Mehta 2022].
-With ``datamodel`` the weights do not make the step: what the reconstructions would be after it is predicted to first
-order, by which influence functions are an attribution model, and the network is trained to give that [Georgiev 2024].
+Hessian by conjugate gradients, the Fisher information layer by layer [Jia 2023, after Singh 2020] with the length that
+the Hessian along it gives, or none, a gradient step only [Liu 2025]; all layers, or those on which the loss of what is
+forgotten depends given the others [Mehta 2022]. With ``datamodel`` the weights do not make the step: what the
+reconstructions would be after it is predicted to first order, by which influence functions are an attribution model,
+and the network is trained to give that [Georgiev 2024].
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from recon.physics.errors import OptionError
 from recon.training.batches import TrainingBatch
 from recon.unlearning.budget import Budget, descend
-from recon.unlearning.curvature import fisher_solution, hessian_product, hessian_solution
+from recon.unlearning.curvature import fisher_solution, hessian_product, hessian_solution, length_along
 from recon.unlearning.examples import Examples
 from recon.unlearning.gradients import Vector, at_most, mean_gradient, move, size, trainable
 from recon.unlearning.independence import conditional_layers
@@ -30,7 +31,7 @@ from recon.unlearning.repair import distance, frozen, output_of, repaired, steps
 
 CURVATURES = ("hessian", "fisher", "none")
 _DRAWS = 50  # of noise, by which layers are chosen
-_MOST = 128  # examples whose gradients are kept at once
+_MOST, _NUMBERS = 128, 2**28  # examples whose gradients are kept at once, and numbers that they have together
 _REACH = 1e-2  # of the weights, over their norm, by which the change of reconstructions is found
 
 
@@ -39,7 +40,7 @@ _REACH = 1e-2  # of the weights, over their norm, by which the change of reconst
     search={
         "curvature": CURVATURES,
         "layers": ("all", "conditional"),
-        "scale": (0.1, 0.3, 1.0),
+        "scale": (0.3, 1.0, 3.0, 10.0),
         "damping": (0.1, 1.0, 10.0),
         "datamodel": (False, True),
         "repair": (0.0, 0.3),
@@ -57,7 +58,7 @@ def influence(
     scale: float = 1.0,
     damping: float = 1.0,
     radius: float = 0.1,
-    iterations: int = 20,
+    iterations: int = 10,
     datamodel: bool = False,
     repair: float = 0.0,
 ) -> Reconstructor:
@@ -151,8 +152,12 @@ def _step(
         length = budget.lr * len(vector) ** 0.5
         return scale * length * vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
     if curvature == "fisher":
-        few = at_most(kept, min(most, _MOST), budget.rng(6))
-        return scale * fisher_solution(model, weights, few, budget, vector, damping=damping)
+        few = at_most(kept, min(most // 2, _MOST, _NUMBERS // len(vector)), budget.rng(6))
+        found = fisher_solution(model, weights, few, budget, vector, damping=damping)
+        # Two gradients of a quarter of the examples.
+        return (
+            scale * length_along(model, weights, at_most(few, most // 4, budget.rng(7)), budget, found, vector) * found
+        )
     few = at_most(kept, max(most // (2 * iterations), 1), budget.rng(6))
     found, _ = hessian_solution(
         lambda v: hessian_product(model, weights, few, budget, v), vector, damping=damping, iterations=iterations

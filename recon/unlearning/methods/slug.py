@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -153,6 +154,7 @@ def _searched(
                 high, step = step, (low + step) / 2
         best = high if high < float("inf") else low
         weight.copy_(start + best * gradient)
-        return float(high == float("inf")), mean_loss(model, kept, budget), best
+        harm = mean_loss(model, kept, budget)
+        return float(high == float("inf")), harm if math.isfinite(harm) else float("inf"), best
     finally:
         weight.copy_(start)
