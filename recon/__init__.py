@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from recon.physics_spec import parse_physics
     from recon.pipeline import reconstruct
     from recon.result import Result
+    from recon.unlearning.attribution.run import attribute
     from recon.unlearning.audit.run import audit
+    from recon.unlearning.data_audit import audit_data
     from recon.unlearning.run import unlearn
     from recon.zoo import load_model
 
@@ -32,7 +34,9 @@ _LAZY = {
     "ReconError": "recon.physics.errors",
     "Result": "recon.result",
     "StampResult": "recon.galaxies.result",
+    "attribute": "recon.unlearning.attribution.run",
     "audit": "recon.unlearning.audit.run",
+    "audit_data": "recon.unlearning.data_audit",
     "finetune": "recon.finetuning.run",
     "load_model": "recon.zoo",
     "parse_physics": "recon.physics_spec",
@@ -59,7 +63,9 @@ __all__ = [
     "Result",
     "StampResult",
     "__version__",
+    "attribute",
     "audit",
+    "audit_data",
     "calibration",
     "datasets",
     "finetune",

@@ -78,7 +78,7 @@ def test_both_ends_are_sorted_and_of_one_sign(trained) -> None:
 def test_segments_share_the_steps() -> None:
     networks = [tiny("unet") for _ in range(4)]
     found = _segments(networks, 10, [4.0, 2.0, 1.0, 0.5])
-    assert [segment.steps for segment in found] == [5, 2, 3]
+    assert [segment.steps for segment in found] == [5, 3, 2]
     assert [segment.lr for segment in found] == [3.0, 1.0, 0.5]
     assert [len(segment.models) for segment in found] == [2, 1, 1]
     assert [s.steps for s in _segments(networks[:1], 7, 0.1)] == [7]
@@ -92,9 +92,9 @@ def test_bad_calls(trained) -> None:
         attribute(model, train, train, method="source")
     with pytest.raises(OptionError, match="no such method"):
         attribute(model, train, train, method="oracle")
-    with pytest.raises(OptionError, match="empty set of queries"):
+    with pytest.raises(OptionError, match=r"empty set.*0 queries"):
         attribute(model, train.subset([]), train)
-    with pytest.raises(OptionError, match="empty set of training"):
+    with pytest.raises(OptionError, match=r"empty set.* 0 to train"):
         attribute(model, train, train.subset([]))
 
 
@@ -125,7 +125,7 @@ def test_from_files_to_a_page(files, tmp_path, capsys) -> None:
     assert "scan1.npz" in out
     assert "hallucination" in out
     html = page.read_text()
-    assert html.count("<img") == 4 + sum(1 for line in out.splitlines() if ", slice " in line)
+    assert 4 < html.count("<img") == 4 + html.count("%</figcaption>") <= 8
     assert "http" not in html.replace("http-equiv", "")
     assert "query.nii, slice 1" in html
     assert "exists already" in refused(capsys, *command(files, "--out", page))

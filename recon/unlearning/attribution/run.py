@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from recon.unlearning.budget import Progress
 
 Estimator = Literal["source", "influence", "tracin"]
+_METHODS: dict[str, Estimator] = {name: name for name in get_args(Estimator)}
 _SEGMENTS = 3  # of the training, as in the paper
 _CURVED = 100  # training examples that the curvature is found from
 _STANDARD = Reading()
@@ -129,7 +130,7 @@ def attribute(
     query: Any,
     train: Any,
     *,
-    method: Estimator | Literal["auto"] = "auto",
+    method: str = "auto",
     figure: str = "auto",
     objective: Objective | None = None,
     checkpoints: Sequence[Reconstructor | str | Path] = (),
@@ -181,13 +182,16 @@ def attribute(
     final = load_model(model) if isinstance(model, str | Path) else model
     earlier = [load_model(one) if isinstance(one, str | Path) else one for one in checkpoints]
     queries, trained = examples_of(query, how=how), examples_of(train, how=how)
-    if method not in (*get_args(Estimator), "auto"):
-        raise OptionError("no such method", found=method, expected=f"{', '.join(get_args(Estimator))}, auto")
+    if not len(queries) or not len(trained):
+        raise OptionError("an empty set of examples", found=f"{len(queries)} queries, {len(trained)} to train on")
     known = steps is not None and lr is not None
-    chosen: Estimator = ("source" if known else "influence") if method == "auto" else method
+    methods = _METHODS | {"auto": "source" if known else "influence"}
+    if method not in methods:
+        raise OptionError("no such method", found=method, expected=", ".join(methods))
+    chosen = methods[method]
     if chosen != "influence" and not known:
         raise OptionError(f"{chosen} asks for the steps and the learning rate of the training", cure="Take influence")
-    judged = _judged_by(trained) if objective is None else objective
+    judged, asked = ((_judged_by(one) if objective is None else objective) for one in (trained, queries))
     named = _figure_of(queries) if figure == "auto" else figure
     networks = [*earlier, final]
     shapes = [{name: value.shape for name, value in network.state_dict().items()} for network in networks]
@@ -196,7 +200,7 @@ def attribute(
     course = _segments(networks, steps, lr) if steps is not None and lr is not None else []
     curved = trained.subset(np.linspace(0, len(trained) - 1, min(_CURVED, len(trained))).round().astype(int).tolist())
     tell = _counter(progress, _looks(chosen, optimiser, len(networks), len(queries), len(trained), len(curved)))
-    problem = Problem(trained, judged, queries, figure_of(named, judged), seed, tell)
+    problem = Problem(trained, judged, queries, figure_of(named, asked), seed, tell)
 
     def fit(models: Sequence[Reconstructor], scale: Blocks | None) -> EKFAC:
         return EKFAC(models, curved, judged, scale=scale, seed=seed, tell=tell)
@@ -230,16 +234,12 @@ def values_of(problem: Problem, model: Reconstructor) -> tuple[float, ...]:
     )
 
 
-def _judged_by(train: Examples) -> Objective:
+def _judged_by(examples: Examples) -> Objective:
     """Losses against the truth where there is one."""
-    if not len(train):
-        raise OptionError("an empty set of training examples")
-    return SelfSupervised() if train.batch([0]).target is None else Supervised()
+    return SelfSupervised() if examples.batch([0]).target is None else Supervised()
 
 
 def _figure_of(query: Examples) -> str:
-    if not len(query):
-        raise OptionError("an empty set of queries")
     batch = query.batch([0])
     return "hallucination" if batch.target is not None and isinstance(batch.physics(), MultiCoilMRI) else "loss"
 
