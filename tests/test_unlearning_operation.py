@@ -157,7 +157,7 @@ def test_five_requests_in_a_row_drift_no_further_than_allowed():
     assert max(drifts) <= 0.1 + 1e-9
     objective = Ridge()
     batch = others.batch(range(40))
-    before, after = (float(objective(m, batch, None)) for m in (first, model))
+    before, after = (objective(m, batch, None).item() for m in (first, model))
     assert after / before - 1 == pytest.approx(drifts[-1], abs=1e-6)  # the factors of all requests multiply up
     assert all(check.name != "drift" or check.passed for check in done.verdict.checks)
     gone = [digest for record in requests_of(done.card) for digest in record["forgotten"]["digests"]]
@@ -209,8 +209,14 @@ def test_bars_of_the_audit_decide_where_there_are_some():
     ("losses", "membership", "drift", "outcome", "failed"),
     [
         (GOOD, {"auc": 0.52, "error": 0.02}, 0.0, FORGOTTEN, ()),
-        (GOOD, {"auc": 0.60, "error": 0.02}, 0.0, NOT_FORGOTTEN, ("membership",)),
-        (GOOD, {"auc": 0.40, "error": 0.02}, 0.0, NOT_FORGOTTEN, ("membership",)),  # so bad that it tells, too
+        (GOOD, {"auc": 0.60, "error": 0.02}, 0.0, NOT_FORGOTTEN, ("membership, to chance",)),
+        (
+            GOOD,
+            {"auc": 0.40, "error": 0.02},
+            0.0,
+            NOT_FORGOTTEN,
+            ("membership, to chance",),
+        ),  # so bad that it tells, too
         (GOOD, {"auc": 0.55, "error": 0.20}, 0.0, NOT_SHOWN, ()),  # too few examples to tell
         (GOOD, None, 0.0, NOT_SHOWN, ()),
         (Losses(1.0, 1.0, 1.0, 1.0), {"auc": 0.5, "error": 0.02}, 0.0, NOT_FORGOTTEN, ("forget loss",)),
@@ -284,6 +290,9 @@ def test_the_state_of_another_request_is_not_taken_up(problem, tmp_path):
     for other in ({"seed": 1}, {"method": "finetune"}, {"forget": problem[1].subset(range(5))}):
         with pytest.raises(OptionError, match="another request was interrupted"):
             request(problem, state=tmp_path / "state", **other)
+    for mistake in ("encoder", "decoder"):  # of which nothing was done
+        with pytest.raises(OptionError, match="no such layer"):
+            request(problem, method="opc", options={"layer": mistake}, state=tmp_path / "other")
 
 
 def test_a_full_disk_is_told_in_one_line_and_the_original_stays(problem, tmp_path, monkeypatch):

@@ -23,11 +23,12 @@ from recon.finetuning.measurements import Measurement
 from recon.finetuning.null_space import WEIGHT, NullSpace, automatic_term
 from recon.models.learned import LearnedReconstructor
 from recon.physics import MultiCoilMRI
-from recon.physics.errors import OptionError
+from recon.physics.errors import DataError, OptionError
 from recon.prepare import Preparation
 from recon.zoo import load_model
 
 _STANDARD = Descent()
+_REQUESTS = "unlearning"  # among the card's figures
 _OPERATORS = 32  # that are looked at, and that an image is measured by again, at most
 
 
@@ -148,6 +149,7 @@ def finetune(
     if not any(True for _ in own.parameters()):
         raise OptionError("a method without weights cannot be fine-tuned", found=type(own).__name__)
     measurements = measurements_of(data, psf=psf, how=how, most=most)
+    _check_not_forgotten(own, measurements)
     tuned = copy.deepcopy(own).to(measurements[0].y.device)
     holding = hold_out(tuned, measurements, seed=seed)
     objective, told = _objective(loss, null_space, null_weight, holding)
@@ -208,6 +210,26 @@ def _objective(
     return objective, {"loss": f"{name}: {why}", "null space": f"{term}: {because}"}
 
 
+def _check_not_forgotten(own: Reconstructor, measurements: Gathered) -> None:
+    """Check that no file is learned again that the network had to forget.
+
+    Raises
+    ------
+    DataError
+        One would be.
+    """
+    card: Card = getattr(own, "card", None) or Card()
+    requests = card.figures.get(_REQUESTS, {}).get("requests", [])
+    gone = {sha for request in requests for sha in request["forgotten"]["files"].values()}
+    for origin in measurements.origins:
+        if origin.sha256 in gone:
+            raise DataError(
+                "the network had to forget this file, and would learn it again",
+                file=origin.name,
+                cure="Take it out, or fine-tune the network that never forgot it",
+            )
+
+
 def _try(objective: Objective, model: Reconstructor, measurement: Measurement, seed: int) -> None:
     """Meet what is wrong with the data, or with a method that cannot be trained, before any work is done."""
     model.eval()
@@ -248,7 +270,8 @@ def _card(own: Reconstructor, measurements: Gathered, figures: dict[str, Any], *
         tested_on=(),
         split=before.split,
         covers=_covers(before.covers, measurements[: min(len(measurements), _OPERATORS)]),
-        figures=figures,  # what was measured of the network before, and its intervals, do not hold for this one
+        # What was measured of the network before, and its intervals, do not hold for this one; requests to forget do.
+        figures={**{key: before.figures[key] for key in (_REQUESTS,) if key in before.figures}, **figures},
     )
 
 

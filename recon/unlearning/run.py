@@ -19,9 +19,8 @@ from recon.checkpoint import save_checkpoint
 from recon.datasets.atomic import atomic_path
 from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import OptionError
-from recon.unlearning.audit import ROWS, Audit, Thresholds
+from recon.unlearning.audit import CHEAP, ROWS, Audit, Thresholds
 from recon.unlearning.audit import audit as run_audit
-from recon.unlearning.audit.run import CHEAP
 from recon.unlearning.budget import Budget, Meter
 from recon.unlearning.budget import Progress as Steps
 from recon.unlearning.choice import Choice, choose
@@ -228,7 +227,7 @@ def unlearn(
 def _rows(audit: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(audit, str):
         return tuple(audit)
-    depths = {"quick": tuple(CHEAP), "full": ROWS, "none": ()}
+    depths = {"quick": CHEAP, "full": ROWS, "none": ()}
     if audit not in depths:
         raise OptionError("no such audit", found=audit, expected=", ".join(depths))
     return depths[audit]
@@ -270,15 +269,16 @@ def _opened(folder: Path, sets: Sets, request: Mapping[str, Any]) -> Path:
     """
     text = json.dumps({**request, **{name: described(examples)["digests"] for name, examples in sets}}, indent=1)
     file = folder / _REQUEST
-    if not file.exists():
-        with atomic_path(file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    elif file.read_text(encoding="utf-8") != text:
+    known = file.exists() and file.read_text(encoding="utf-8") == text
+    if not known and any(folder.glob("*.pt")):
         raise OptionError(
             "another request was interrupted, and its state is here",
             file=folder,
             cure="Give the same request to go on with it, or remove the folder",
         )
+    if not known:
+        with atomic_path(file, overwrite=True) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return folder
 
 

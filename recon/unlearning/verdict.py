@@ -10,7 +10,7 @@ from typing import Any
 from deepinv.models import Reconstructor
 
 from recon.unlearning.audit.checks import Check
-from recon.unlearning.audit.run import Audit
+from recon.unlearning.audit.result import Audit
 from recon.unlearning.audit.subjects import JOINT, ORACLE, UNLEARNED, example_losses
 from recon.unlearning.examples import Examples
 from recon.unlearning.objectives import Objective
@@ -19,7 +19,8 @@ FORGOTTEN, NOT_FORGOTTEN, NOT_SHOWN = "forgotten", "NOT FORGOTTEN", "NOT SHOWN T
 
 PRICE = ("samples", "seconds")
 """Bars that say nothing of forgetting."""
-_EVIDENCE = ("forget side", "membership", "CKA", "probe", "relearning", "relearning after 8 bits")
+_CHANCE = "membership, to chance"
+_EVIDENCE = ("forget side", "membership", _CHANCE, "CKA", "probe", "relearning", "relearning after 8 bits")
 _RETAIN = 1.05  # loss on what is kept, over the joint network's
 _ROSE = 1.01  # loss on what is forgotten, over the joint network's and the factor of what is kept
 _TINY = 1e-12
@@ -98,13 +99,13 @@ def judge(audit: Audit | None, losses: Losses, *, drift: float, most: float) -> 
     """
     checks = [] if audit is None else [check for check in audit.checks if check.name not in PRICE]
     named = {check.name for check in checks}
-    if not named & {"retain PSNR", "retain SSIM"} and math.isfinite(losses.retain):
+    if not any(name.startswith("retain") for name in named) and math.isfinite(losses.retain):
         checks.append(Check("retain loss", losses.retain, f"at most {_RETAIN:g} of before", losses.retain <= _RETAIN))
     if "forget side" not in named:
         gained = losses.forget / losses.retain if math.isfinite(losses.retain) else losses.forget
         bar = f"at least {_ROSE:g} of before, and of the factor of what is kept"
         checks.append(Check("forget loss", gained, bar, gained >= _ROSE))
-    if audit is not None and "membership" not in named:
+    if audit is not None and not any(name.startswith("membership") for name in named):
         checks += _chance(audit.figures.get("membership", {}))
     if math.isfinite(drift):
         checks.append(
@@ -131,7 +132,7 @@ def _chance(row: Mapping[str, Any]) -> list[Check]:
         return []
     bar = max(_MEMBERSHIP, _CLEAR * found["error"])
     away = abs(found["auc"] - 0.5)
-    return [Check("membership", away, f"an area within {bar:.2g} of a half", away <= bar)]
+    return [Check(_CHANCE, away, f"an area within {bar:.2g} of a half", away <= bar)]
 
 
 def unknown_members(audit: Audit | None) -> bool:
