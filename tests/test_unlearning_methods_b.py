@@ -31,6 +31,7 @@ from recon.unlearning.objectives import Objective, SelfSupervised, Supervised
 from recon.unlearning.readout import find_readout, statistics
 from recon.unlearning.registry import methods
 from recon.unlearning.sharded import Plan, train_sharded
+from recon.unlearning.sharded_files import load_sharded, save_sharded
 
 MINE = ("i2i", "opc", "duck", "adapt_then_unlearn", "logit_difference", "bad_teacher", "noisy_descent", "analytic")
 OPTIONS: dict[str, dict] = {"noisy_descent": {"epsilon": 1e6}}
@@ -114,17 +115,21 @@ def test_opc_contracts_to_the_point_of_the_features_that_are_kept(retain: Exampl
 
 
 def test_duck_turns_features_towards_the_nearest_centroid(retain: Examples, forget: Examples) -> None:
+    """Seen from half way between the means, features of B point away from A's centroid, and then towards it."""
     model = hidden()
     # inputs of one sign along a line: features of one sign, so that one column can turn all of them
-    line = only(forget.subset([0, 1, 2, 3]), slice(3, 4))
-    line = Examples(
-        [dataclasses.replace(i, content=(i.content[0].abs(), *i.content[1:])) for i in line], collate=line._collate
-    )
-    centroid = (inputs(retain) @ model.layers[0].weight.T).mean(0).detach()
-    methods["duck"].function(model, line, retain, budget(150, 0.1, Ridge(1e-6)), weight=1.0)
-    moved = inputs(line) @ model.layers[0].weight.T
-    cosines = torch.nn.functional.cosine_similarity(moved, centroid[None], dim=1)
-    assert float(cosines.min()) > 0.99
+    line = [dataclasses.replace(i, content=(i.content[0].abs(), *i.content[1:])) for i in forget.subset([0, 1, 2, 3])]
+    forget = only(Examples(line, collate=forget._collate), slice(3, 4))
+    centroid, middle = ((inputs(e) @ model.layers[0].weight.T).mean(0).detach() for e in (retain, forget))
+    origin = (centroid + middle) / 2
+
+    def cosines() -> Tensor:
+        moved = inputs(forget) @ model.layers[0].weight.T - origin
+        return torch.nn.functional.cosine_similarity(moved, (centroid - origin)[None], dim=1)
+
+    assert float(cosines().mean()) < -0.5
+    methods["duck"].function(model, forget, retain, budget(150, 0.1, Ridge(1e-6)), weight=1.0)
+    assert float(cosines().min()) > 0.9
     product = model.layers[1].weight @ model.layers[0].weight
     torch.testing.assert_close(product[:, A], ridge_solution(retain, 1e-6)[:, A], rtol=0.03, atol=0.03)
 
@@ -524,6 +529,26 @@ def test_the_image_is_the_mean_of_shards() -> None:
     images = [model(batch.y, batch.physics()) for model in both.models]
     assert not torch.equal(*images)
     torch.testing.assert_close(both(batch.y, batch.physics()), (images[0] + images[1]) / 2)
+
+
+def test_a_sharded_training_goes_on_from_its_file(tmp_path) -> None:
+    one, two, three = slices_of(1, 2, 3)
+    plan, how, base = Plan(stages=2, sequences=2, rank=1), budget(8), hidden()
+    left = train_sharded(base, [[one, two], [three]], how, plan=plan).delete(one.digests)
+    save_sharded(tmp_path / "training.safetensors", left)
+    shards = [[one.subset([]), two], [three]]
+    read = load_sharded(tmp_path / "training.safetensors", base, shards, how)
+    assert same(read.model, left.model)
+    again, wanted = read.go_on(), left.go_on()
+    assert again.cost.trained == wanted.cost.trained == 1
+    assert again.cost.of == 5
+    assert same(again.model, wanted.model)
+    with pytest.raises(DataError, match="not the shards"):
+        load_sharded(tmp_path / "training.safetensors", base, [[one, two], [three]], how)
+    with pytest.raises(CheckpointError, match="another network"):
+        load_sharded(tmp_path / "training.safetensors", hidden(1), shards, how)
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_sharded(tmp_path / "none.safetensors", base, shards, how)
 
 
 def test_bad_shards() -> None:

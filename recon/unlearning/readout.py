@@ -42,7 +42,7 @@ from recon.unlearning.features import evaluating
 from recon.unlearning.layers import layer, weighted_layers
 
 _MOST = 4096  # weights of a read-out
-_ROWS = 64  # derivatives computed at a time
+_ROWS, _COLUMNS = 64, 65_536  # of derivatives, at a time
 _FAR = 10.0  # steps that find curvature, in the size of the weights
 _SEEN, _ROUNDING = 1e3, 32.0  # changes that count, and errors of an image, in units of the machine's precision
 
@@ -174,9 +174,11 @@ def statistics(model: Reconstructor, examples: Examples, name: str, budget: Budg
                 if budget.objective.needs_truth
                 else _of_measurements(model, batch, _split_of(item.digest, budget.seed))
             )
-            slope = _jacobian(residual, weights).double()
-            gram += slope @ slope.T
-            moment += slope @ (slope.T @ now - residual.detach().double())
+            slope = _jacobian(residual, weights)
+            for part, left in zip(slope.split(_COLUMNS, 1), residual.detach().split(_COLUMNS), strict=True):
+                columns = part.double()  # few at a time: all in double precision would take most of the memory
+                gram += columns @ columns.T
+                moment += columns @ (columns.T @ now - left.double())
     digests = examples.digests
     if len(digests) != len(examples):
         raise DataError("examples are learned once", found=f"{len(examples) - len(digests)} of them twice")

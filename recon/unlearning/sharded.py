@@ -316,8 +316,10 @@ def _groups(model: nn.Module, count: int) -> list[list[LowRank]]:
 def _adapters(model: nn.Module) -> Iterator[LowRank]:
     for module in model.modules():
         if parametrize.is_parametrized(module):
-            for added in module.parametrizations.values():
-                yield from (part for part in added if isinstance(part, LowRank))
+            parametrizations = module.parametrizations
+            assert isinstance(parametrizations, nn.ModuleDict)
+            for added in parametrizations.values():
+                yield from (part for part in added.modules() if isinstance(part, LowRank))
 
 
 def _assembled(base: Reconstructor, stages: Sequence[dict[str, Tensor]]) -> Reconstructor:

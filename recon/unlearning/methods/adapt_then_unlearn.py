@@ -39,7 +39,7 @@ _LOOKS = 8  # batches that the Fisher information is of
 
 @register(
     "adapt_then_unlearn",
-    search={"gamma": (0.01, 0.1, 1.0), "repulsion": ("exp", "inverse"), "share": (0.3,), "elastic": (0.0, 10.0)},
+    search={"gamma": (0.01, 0.1, 1.0), "repulsion": ("exp", "inverse"), "elastic": (0.0, 10.0), "rate": (1.0, 3.0)},
 )
 def adapt_then_unlearn(
     model: Reconstructor,

@@ -1,9 +1,10 @@
 r"""Distance-based unlearning via centroid kinematics [Cotogni 2023]: features move to the nearest wrong centroid.
 
-.. math:: \lambda\, \mathrm{mean}_B (1 - \cos(f_\theta(y), c_{\mathrm{nearest}})) + L_A(\theta)
+.. math:: \lambda\, \mathrm{mean}_B (1 - \cos(f_\theta(y) - o, c_{\mathrm{nearest}} - o)) + L_A(\theta)
 
 Reconstruction has no classes. Centroids are of what is kept: its mean, where it is one organ, or several that k-means
-finds in it.
+finds in it. Angles are seen from o, half way between the means of what is kept and what is forgotten at first: from 0,
+as published, features that are all positive after an activation are in nearly one direction whatever the organ is.
 
 References
 ----------
@@ -28,7 +29,10 @@ from recon.unlearning.registry import register
 _MOST = 200  # examples that centroids are of
 
 
-@register("duck", search={"weight": (0.1, 0.3, 1.0, 3.0), "centroids": (1, 4), "layer": ("deepest", "last")})
+@register(
+    "duck",
+    search={"weight": (0.03, 0.1, 0.3, 1.0), "centroids": (1, 4), "layer": ("deepest", "last"), "rate": (1.0, 3.0)},
+)
 def duck(
     model: Reconstructor,
     forget: Examples,
@@ -36,7 +40,7 @@ def duck(
     budget: Budget,
     /,
     *,
-    weight: float = 1.0,
+    weight: float = 0.1,
     centroids: int = 1,
     layer: str = "deepest",
     rate: float = 1.0,
@@ -65,12 +69,14 @@ def duck(
         raise OptionError("there is at least one centroid", found=centroids)
     name = feature_layer(model, forget.batch([0]), layer, budget.meter)
     points = centroids_of(model, retain, name, centroids, budget)
+    origin = (points.mean(0) + centroids_of(model, forget, name, 1, budget)[0]) / 2
     kept = retain.endless(budget.batch_size, budget.rng(0))
     gone = forget.endless(budget.batch_size, budget.rng(3))
 
     def loss(_step: int, rng: torch.Generator) -> Float[Tensor, ""]:
         b = next(gone)
-        apart = cosine_distances(pooled(features(model, b.y, b.physics(), name, budget.meter)), points)
+        found = pooled(features(model, b.y, b.physics(), name, budget.meter))
+        apart = cosine_distances(found - origin, points - origin)
         return budget.loss(model, next(kept), rng) + weight * apart.amin(1).mean()
 
     return descend(model, budget, loss, lr=rate * budget.lr)
@@ -83,10 +89,10 @@ def cosine_distances(x: Float[Tensor, "n d"], points: Float[Tensor, "k d"]) -> F
 
 @torch.no_grad()
 def centroids_of(
-    model: Reconstructor, retain: Examples, name: str, count: int, budget: Budget
+    model: Reconstructor, examples: Examples, name: str, count: int, budget: Budget
 ) -> Float[Tensor, "k channel"]:
-    """Return the centroids of the features of at most 200 examples, drawn by the budget's seed."""
-    some = retain.subset(torch.randperm(len(retain), generator=budget.rng(4))[:_MOST].tolist())
+    """Return the centroids of the features of examples, at most 200, drawn by the budget's seed."""
+    some = examples.subset(torch.randperm(len(examples), generator=budget.rng(4))[:_MOST].tolist())
     batches = some.batches(budget.batch_size)
     found = torch.cat([pooled(features(model, b.y, b.physics(), name, budget.meter)) for b in batches])
     if count == 1:

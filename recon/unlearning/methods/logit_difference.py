@@ -51,7 +51,7 @@ class Difference(Reconstructor):
         return x - self.weight * (self.assistant(y, physics) - unlearned_image(y, physics, x))
 
 
-@register("logit_difference", search={"weight": (0.1, 0.3, 1.0), "uniform": (1.0, 5.0), "rate": (1.0,)})
+@register("logit_difference", search={"weight": (0.1, 0.3, 1.0), "uniform": (1.0, 5.0), "rate": (1.0, 3.0)})
 def logit_difference(
     model: Reconstructor,
     forget: Examples,

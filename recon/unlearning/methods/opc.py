@@ -35,7 +35,7 @@ _LOOKS = 8  # batches of the retain set whose mean is a point
         "weight": (0.03, 0.1, 0.3, 1.0),
         "layer": ("last", "deepest", "output"),
         "point": _POINTS,
-        "rate": (1.0,),
+        "rate": (1.0, 3.0),
     },
 )
 def opc(
