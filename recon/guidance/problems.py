@@ -20,7 +20,8 @@ from recon.physics import FunctionPhysics
 from recon.physics.checks import check_measurements, check_operator
 from recon.physics.errors import OperatorError, OptionError
 from recon.physics.linalg import conjugate_gradient
-from recon.regularisation import single
+from recon.regularisation import CoilOperator, single
+from recon.regularisation import check_measurements as check_samples
 from recon.variational import noise_levels
 
 UNKNOWN, LEAST = 0.01, 1e-3  # noise level over the image's magnitude, where nobody tells it; the least that is told
@@ -85,7 +86,10 @@ def check_linear(y: Num[Tensor, "b ..."], physics: Physics) -> LinearPhysics:
     """
     if not isinstance(physics, LinearPhysics):
         raise OperatorError("an operator that is not linear", found=type(physics).__name__, expected="a LinearPhysics")
-    check_measurements(y, physics)
+    if isinstance(physics, CoilOperator):
+        check_samples(y, physics)
+    else:
+        check_measurements(y, physics)
     if isinstance(physics, FunctionPhysics):
         check_operator(
             physics,

@@ -114,18 +114,19 @@ class PlugAndPlayADMM(_FixedPoint):
     denoiser
         As of `PlugAndPlay`.
     denoising
-        Noise that is removed in an iteration, over the image's magnitude.
+        Noise that is removed in an iteration, over the image's magnitude; at least that of the measurements.
     iterations
         Of ADMM.
     """
 
     def restore(self, problem: Problem, denoiser: ImageDenoiser) -> Float[Tensor, "1 c y x"]:
         """Return the image of magnitude 1."""
+        level = max(self.denoising, problem.sigma)
         solver = ADMM(
             data_fidelity=L2(),
             prior=PnP(denoiser),
-            stepsize=(self.denoising / problem.sigma) ** 2,
-            g_param=self.denoising,
+            stepsize=(level / problem.sigma) ** 2,
+            g_param=level,
             max_iter=self.iterations,
         )
         found: Tensor = solver(problem.y, problem.physics, init=(problem.start, torch.zeros_like(problem.start)))
@@ -145,18 +146,19 @@ class Red(_FixedPoint):
     denoiser
         As of `PlugAndPlay`.
     denoising
-        Noise that is removed in an iteration, over the image's magnitude.
+        Noise that is removed in an iteration, over the image's magnitude; at least that of the measurements.
     iterations
         Of the fixed point.
     """
 
     def restore(self, problem: Problem, denoiser: ImageDenoiser) -> Float[Tensor, "1 c y x"]:
         """Return the image of magnitude 1."""
+        level = max(self.denoising, problem.sigma)
         solver = HQS(
             data_fidelity=L2(),
             prior=PnP(denoiser),
-            stepsize=(self.denoising / problem.sigma) ** 2,
-            g_param=self.denoising,
+            stepsize=(level / problem.sigma) ** 2,
+            g_param=level,
             max_iter=self.iterations,
             g_first=True,
         )
