@@ -173,6 +173,25 @@ def test_membership_and_its_distance_to_the_oracle() -> None:
     torch.testing.assert_close(losses, expected.detach())
 
 
+def test_members_are_told_from_the_non_members_that_were_given() -> None:
+    subjects = linear()
+    subjects.sets["non-members"] = linear_examples(30, seed=1)[20:]
+    joint = membership(subjects).figures["joint"]
+    losses = [example_losses(subjects.models["joint"], e, Ridge(), 0).tolist()
+              for e in (subjects.sets["forget"], subjects.sets["non-members"])]  # fmt: skip
+    assert joint["auc"] == area([-x for x in losses[0]], [-x for x in losses[1]])
+    assert joint["others"] == 10
+    with pytest.raises(DataError, match="non-members set holds examples"):
+        audit(fitted(subjects.sets["forget"]), fitted(subjects.sets["forget"]), forget=subjects.sets["forget"],
+              non_members=subjects.sets["forget"][:3], objective=Ridge())  # fmt: skip
+
+
+def test_losses_from_images_are_those_of_the_objective() -> None:
+    subjects = mri()
+    expected = example_losses(subjects.models["joint"], subjects.sets["retain test"], subjects.objective, 0)
+    torch.testing.assert_close(subjects.losses("joint", "retain test"), expected, rtol=1e-5, atol=0)
+
+
 def test_relearning_of_the_oracle_is_the_oracles_and_of_the_joint_network_faster() -> None:
     subjects = linear(effort=Effort(relearn_steps=(1, 5, 20), lr=0.02))
     row = relearning(subjects)
@@ -198,10 +217,10 @@ def test_a_third_organ_is_trained_on_before() -> None:
 
 def test_shadow_models_see_halves_and_others_tell_the_level() -> None:
     examples = linear_examples(10)
-    seen = halves(examples, 4, seed=0)
+    seen = halves(examples, 4, seed=0, volumes=False)
     assert (seen.sum(0) == 2).all()
     assert (seen.sum(1) == 5).all()
-    by_file = halves(sets()["forget"], 2, seed=0)
+    by_file = halves(sets()["forget"], 2, seed=0, volumes=True)
     for members in by_volume(sets()["forget"]).values():
         assert by_file[0, members].all() or not by_file[0, members].any()  # whole volumes
     losses = torch.arange(12, dtype=torch.float64).reshape(4, 3)

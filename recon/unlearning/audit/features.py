@@ -37,7 +37,7 @@ from recon.unlearning.audit.subjects import (
 from recon.unlearning.examples import Examples
 from recon.unlearning.layers import captured, weighted_layers
 
-_SLICES = 16  # of each set that features are taken of
+_SLICES = 12  # of each set that features are taken of
 _PIXELS = 256  # of each slice and layer
 _GROUPS = 12  # of layers, at most, where names can be shortened
 _RIDGE = 1.0  # penalty of the probe, over the number of examples

@@ -1,7 +1,8 @@
 """Can anyone tell what was in the training? Membership inference by the loss of each slice [Yeom 2018].
 
-Members are what was forgotten, the others are test examples of the same organ; the score is minus the loss. As the two
-are of different volumes they may differ by themselves, so the figure that counts is the distance to the oracle's.
+Members are what was forgotten; the others are examples that are like them in all but that they were not trained on, or
+else test examples of the same organ. The score is minus the loss. Where the two are of different volumes they differ by
+themselves, so the figure that counts is the distance to the oracle's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.stats import rankdata
 
-from recon.unlearning.audit.subjects import FORGET, FORGET_TEST, JOINT, ORACLE, UNLEARNED, Row, Subjects
+from recon.unlearning.audit.subjects import FORGET, JOINT, ORACLE, UNLEARNED, Row, Subjects
 
 _FALSE = 0.01  # rate of false positives at which the true ones are told [Carlini 2022]
 _CLEAR = 2.0  # standard errors above chance at which the joint network is said to know its members
@@ -24,10 +25,12 @@ _CLEAR = 2.0  # standard errors above chance at which the joint network is said 
 def membership(subjects: Subjects) -> Row:
     """Attack every network."""
     figures = {
-        name: attack((-subjects.losses(name, FORGET)).tolist(), (-subjects.losses(name, FORGET_TEST)).tolist())
+        name: attack((-subjects.losses(name, FORGET)).tolist(), (-subjects.losses(name, subjects.non_members)).tolist())
         for name in subjects.present()
     }
-    return distance_row(figures)
+    row = distance_row(figures)
+    row.figures["others"] = subjects.non_members
+    return row
 
 
 def distance_row(figures: dict[str, Any]) -> Row:

@@ -36,7 +36,7 @@ from recon.unlearning.audit.subjects import (
 from recon.unlearning.audit.training import trained
 
 PLAIN, QUANTISED, ELSEWHERE = "as it is", "after 8 bits", "after a third organ"
-_TEST = 16  # slices on which the error is told
+_TEST = 12  # slices on which the error is told
 _LEVELS = 127
 _RELEARN, _ELSEWHERE = 1, 2  # purposes of training
 

@@ -27,6 +27,7 @@ from recon.unlearning.audit.subjects import (
     FORGET_ORACLE,
     FORGET_TEST,
     JOINT,
+    NON_MEMBERS,
     ORACLE,
     RETAIN,
     RETAIN_TEST,
@@ -82,6 +83,7 @@ class Auditor:
         retain: Examples | None = None,
         forget_test: Examples | None = None,
         retain_test: Examples | None = None,
+        non_members: Examples | None = None,
         third: Examples | None = None,
         forget_oracle: Reconstructor | None = None,
         scratch: Reconstructor | None = None,
@@ -91,7 +93,14 @@ class Auditor:
         effort: Effort | None = None,
         seed: int = 0,
     ) -> None:
-        sets = {FORGET: forget, RETAIN: retain, FORGET_TEST: forget_test, RETAIN_TEST: retain_test, THIRD: third}
+        sets = {
+            FORGET: forget,
+            RETAIN: retain,
+            FORGET_TEST: forget_test,
+            RETAIN_TEST: retain_test,
+            NON_MEMBERS: non_members,
+            THIRD: third,
+        }
         _check_sets(sets)
         networks = {JOINT: joint, ORACLE: oracle, FORGET_ORACLE: forget_oracle, SCRATCH: scratch}
         self.thresholds = Thresholds() if thresholds is None else thresholds
@@ -162,6 +171,7 @@ def audit(
     retain: Examples | None = None,
     forget_test: Examples | None = None,
     retain_test: Examples | None = None,
+    non_members: Examples | None = None,
     third: Examples | None = None,
     forget_oracle: Reconstructor | None = None,
     scratch: Reconstructor | None = None,
@@ -186,6 +196,9 @@ def audit(
         Training examples that were forgotten and kept.
     forget_test, retain_test
         Examples of the same kinds that no network was trained on, whole volumes at best.
+    non_members
+        Examples that are like those to be forgotten in all but that no network was trained on them, such as planes
+        that were left out of the same volumes: the sharpest test of membership. By default the test examples.
     third
         Examples of another organ, for relearning after fine-tuning on it.
     forget_oracle, scratch
@@ -221,6 +234,7 @@ def audit(
         retain=retain,
         forget_test=forget_test,
         retain_test=retain_test,
+        non_members=non_members,
         third=third,
         forget_oracle=forget_oracle,
         scratch=scratch,
@@ -238,7 +252,7 @@ def _check_sets(sets: Mapping[str, Examples | None]) -> None:
     assert forget is not None
     retain = sets[RETAIN]
     check_disjoint(forget, Examples([]) if retain is None else retain)
-    for test in (FORGET_TEST, RETAIN_TEST):
+    for test in (FORGET_TEST, RETAIN_TEST, NON_MEMBERS):
         for trained in (FORGET, RETAIN):
             found, seen = sets[test], sets[trained]
             if found is not None and seen is not None and (shared := found.digests & seen.digests):
@@ -246,7 +260,7 @@ def _check_sets(sets: Mapping[str, Examples | None]) -> None:
                 raise DataError(
                     f"the {test} set holds examples of the {trained} set",
                     found=f"{len(shared)}, as {name}",
-                    cure="Test on volumes that were not trained on",
+                    cure="Test on examples that were not trained on",
                 )
 
 

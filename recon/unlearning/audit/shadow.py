@@ -6,8 +6,8 @@ that was not trained on. The score is how far below that the logarithm of the at
 variance for all examples, which [1]_ advises where shadow models are few, that orders them as the likelihood ratio
 does. Test examples are never trained on: they are scored by half of the models, so that both kinds have as many.
 
-Halves are of whole volumes where there are several, because a network that saw the neighbouring slice is no judge of
-what not having seen the volume means.
+Halves are of whole volumes where the others are of volumes of their own: a network that saw the neighbouring slice is
+no judge of what not having seen the volume means.
 
 References
 ----------
@@ -25,8 +25,8 @@ from recon.datasets.random import child_generator
 from recon.unlearning.audit.membership import attack, distance_row
 from recon.unlearning.audit.subjects import (
     FORGET,
-    FORGET_TEST,
     JOINT,
+    ORACLE,
     RETAIN,
     UNLEARNED,
     CannotError,
@@ -43,13 +43,13 @@ _SHADOW = 10  # purpose of the first one's training
 
 
 def shadow_membership(subjects: Subjects) -> Row:
-    """Attack every network with the same shadow models, which begin with random weights."""
+    """Attack every network with the same shadow models; these begin as the oracle, or else with random weights."""
     levels = subjects.remember("", "shadow levels", make=lambda: shadow_levels(subjects))
     figures = {}
     for name in subjects.present():
         scores = [
             (level - subjects.losses(name, part).log()).tolist()
-            for level, part in zip(levels, (FORGET, FORGET_TEST), strict=True)
+            for level, part in zip(levels, (FORGET, subjects.non_members), strict=True)
         ]
         figures[name] = attack(*scores)
     row = distance_row(figures)
@@ -66,11 +66,12 @@ def shadow_levels(subjects: Subjects) -> tuple[Float[Tensor, " n"], Float[Tensor
     CannotError
         There is one example to forget.
     """
-    members, others = subjects.examples(FORGET), subjects.examples(FORGET_TEST)
+    members, others = subjects.examples(FORGET), subjects.examples(subjects.non_members)
     if len(members) < 2:
         raise CannotError("there is one example to forget, which has no halves")
     count = subjects.effort.shadows
-    seen = halves(members, count, subjects.seed)
+    apart_by_volume = not {item.origin for item in members} & {item.origin for item in others}
+    seen = halves(members, count, subjects.seed, volumes=apart_by_volume)
     inside, outside = [], []
     for i in range(count):
         model = _shadow(subjects, members.subset(seen[i].nonzero().flatten().tolist()), i)
@@ -81,10 +82,10 @@ def shadow_levels(subjects: Subjects) -> tuple[Float[Tensor, " n"], Float[Tensor
     return unseen_level(torch.stack(inside), seen), unseen_level(torch.stack(outside), apart)
 
 
-def halves(examples: Examples, count: int, seed: int) -> Bool[Tensor, "shadow n"]:
-    """Say which shadow model sees which example: about half of the models each, complements in pairs."""
-    volumes = list(by_volume(examples).values())
-    units = volumes if len(volumes) > 1 else [[i] for i in range(len(examples))]
+def halves(examples: Examples, count: int, seed: int, *, volumes: bool) -> Bool[Tensor, "shadow n"]:
+    """Say which shadow model sees which example, or volume if there are several: half of all, complements in pairs."""
+    files = list(by_volume(examples).values()) if volumes else []
+    units = files if len(files) > 1 else [[i] for i in range(len(examples))]
     seen = torch.zeros(count, len(examples), dtype=torch.bool)
     for i in range(count):
         if i % 2:
@@ -107,6 +108,6 @@ def _log_losses(subjects: Subjects, model: Reconstructor, examples: Examples) ->
 
 
 def _shadow(subjects: Subjects, half: Examples, i: int) -> Reconstructor:
-    start = fresh(subjects.models[JOINT], subjects.seed + i)
+    start = subjects.models.get(ORACLE) or fresh(subjects.models[JOINT], subjects.seed + i)
     sets = [half] if RETAIN not in subjects.sets else [half, subjects.examples(RETAIN)]
     return trained(subjects, start, sets, subjects.effort.train_steps, purpose=_SHADOW + i)

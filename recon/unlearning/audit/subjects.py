@@ -23,6 +23,7 @@ from recon.unlearning.objectives import Objective, Supervised
 UNLEARNED, JOINT, ORACLE, FORGET_ORACLE, SCRATCH = "unlearned", "joint", "oracle", "forget-oracle", "scratch"
 NETWORKS = (UNLEARNED, JOINT, ORACLE, FORGET_ORACLE, SCRATCH)
 FORGET, RETAIN, FORGET_TEST, RETAIN_TEST, THIRD = "forget", "retain", "forget test", "retain test", "third organ"
+NON_MEMBERS = "non-members"
 
 Unlearn = Callable[[Reconstructor, Examples, Examples], Reconstructor]
 """From a network, what it should forget and what it should keep to another network; the first is not changed."""
@@ -57,9 +58,9 @@ class Effort:
         Learning rate of all that trains here.
     """
 
-    most: int = 64
+    most: int = 48
     shadows: int = 4
-    train_steps: int = 40
+    train_steps: int = 20
     draws: int = 8
     relearn_steps: tuple[int, ...] = (1, 5, 20)
     relearn_examples: int = 4
@@ -102,7 +103,8 @@ class Subjects:
         ``forget-oracle`` (trained on nothing else) and ``scratch`` (random weights, trained for the budget of
         unlearning).
     sets
-        ``forget``, and those there are of ``retain``, ``forget test``, ``retain test`` and ``third organ``.
+        ``forget``, and those there are of ``retain``, ``forget test``, ``retain test``, ``third organ`` and
+        ``non-members`` (as what is forgotten in all but that they were not trained on).
     objective
         Loss of an example.
     seed
@@ -165,6 +167,11 @@ class Subjects:
             raise CannotError(f"there are no examples of the {name} set")
         return found if name in (FORGET_TEST, RETAIN_TEST) else spread(found, self.effort.most)
 
+    @property
+    def non_members(self) -> str:
+        """Name of the set that members are told apart from."""
+        return NON_MEMBERS if NON_MEMBERS in self.sets else FORGET_TEST
+
     def present(self, *names: str) -> list[str]:
         """Return those of the networks' names that were given; all by default."""
         return [name for name in (names or self.models) if name in self.models]
@@ -197,9 +204,14 @@ class Subjects:
     def losses(self, model: str, examples: str) -> Float[Tensor, " n"]:
         """Loss of each example of a set, found once."""
         chosen, network = self.examples(examples), self.model(model)
-        return self.remember(
-            model, "losses", examples, make=lambda: example_losses(network, chosen, self.objective, self.seed)
-        )
+
+        def make() -> Float[Tensor, " n"]:
+            if not isinstance(self.objective, Supervised):
+                return example_losses(network, chosen, self.objective, self.seed)
+            pairs = zip(self.images(model, examples), chosen.batches(1), strict=True)  # no need to reconstruct again
+            return torch.stack([self.objective.loss(x[None], batch)[0].double() for x, batch in pairs]).cpu()
+
+        return self.remember(model, "losses", examples, make=make)
 
 
 @torch.no_grad()

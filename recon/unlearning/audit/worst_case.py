@@ -24,7 +24,6 @@ from recon.datasets.random import child_generator
 from recon.unlearning.audit.membership import attack
 from recon.unlearning.audit.subjects import (
     FORGET,
-    FORGET_TEST,
     JOINT,
     ORACLE,
     RETAIN,
@@ -37,7 +36,7 @@ from recon.unlearning.audit.subjects import (
 )
 from recon.unlearning.examples import Examples
 
-_MOST = 32  # candidates
+_MOST = 24  # candidates
 _SHARE, _FEWEST = 4, 4  # one of so many is chosen, and so many at least
 _ROUNDS, _STEPS, _KEPT = 3, 3, 4
 _REACH = 0.003  # of a sign step, over a tensor's mean magnitude
@@ -70,7 +69,7 @@ def worst_case(subjects: Subjects) -> Row:
         cannot["better than the oracle"] = "the oracle was not given"
     try:
         figures["membership"] = {
-            name: attack((-found).tolist(), (-subjects.losses(name, FORGET_TEST)).tolist())
+            name: attack((-found).tolist(), (-subjects.losses(name, subjects.non_members)).tolist())
             for name, found in losses.items()
         }
     except CannotError as error:
