@@ -19,6 +19,7 @@ from recon.unlearning.curvature import fisher_solution, hessian_product, hessian
 from recon.unlearning.examples import Examples, item_of
 from recon.unlearning.gradients import batch_gradient, example_gradients, mean_gradient, mean_loss, trainable
 from recon.unlearning.independence import chosen, conditional_layers, dependence
+from recon.unlearning.journal import Journal
 from recon.unlearning.layers import weighted_layers
 from recon.unlearning.methods.noisy_labels import wrong
 from recon.unlearning.methods.slug import Candidate, candidates, front
@@ -450,6 +451,33 @@ def test_layers_that_tell_nothing_of_the_loss_are_not_chosen(sets) -> None:
     assert torch.equal(found.idle.weight, model.idle.weight)
 
 
+# Interruption ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_an_interrupted_run_goes_on_where_it_was(sets, joint, name, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("recon.unlearning.journal._EVERY", 0.0)
+    options = {"repair": 0.5} if name in {"ssd", "uno", "slug", "influence", "ga_finetune", "noisy_labels"} else {}
+    options |= {"memory": 3} if name == "uno" else {}
+    steps = []
+
+    def told(step: int, _all: int) -> None:
+        steps.append(step)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+
+    plain, interrupted, resumed = (whole(4, steps=8, progress=p) for p in (None, told, lambda s, _: steps.append(s)))
+    expected = run(name, joint, *sets, plain, **options)
+    with pytest.raises(KeyboardInterrupt), Journal(tmp_path, interrupted.meter).kept():
+        run(name, joint, *sets, interrupted, **options)
+    steps.clear()
+    with Journal(tmp_path, resumed.meter).kept():
+        found = run(name, joint, *sets, resumed, **options)
+    assert torch.equal(weight(found), weight(expected))
+    assert len(steps) < 8
+    assert resumed.meter.samples == plain.meter.samples
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
@@ -519,8 +547,8 @@ def test_all_networks_and_objectives(scans, network, objective) -> None:
             Examples([replace(item, content=replace(item.content, target=None)) for item in s]) for s in scans
         )
     for name in MINE:
-        budget = Budget(steps=2, batch_size=1, objective=objective)
-        found = run(name, model, forget, retain, budget)
+        budget = Budget(steps=2, batch_size=2, objective=objective)
+        found = run(name, model, forget, retain, budget, **({"trials": 3} if name == "slug" else {}))
         assert not found.training
         values = dict(found.named_parameters())
         assert all(bool(torch.isfinite(p).all()) and p.requires_grad for p in values.values()), name

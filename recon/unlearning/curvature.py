@@ -139,6 +139,6 @@ def _of_block(g: Float[Tensor, "n m"], v: Float[Tensor, " m"], damping: float) -
     added = damping * float(g.square().sum()) / (count * min(g.shape))
     if added == 0:  # nothing here depends on the weights
         return torch.zeros_like(v)
-    # In double precision: the small eigenvalues matter, and the matrix is small.
-    gram = (g @ g.T).double() + count * added * torch.eye(count, dtype=torch.float64, device=g.device)
-    return (v - g.T @ torch.linalg.solve(gram, (g @ v).double()).to(v.dtype)) / added
+    # In double precision, which not every device has: small eigenvalues matter, and the matrix is small.
+    gram = (g @ g.T).cpu().double() + count * added * torch.eye(count, dtype=torch.float64)
+    return (v - g.T @ torch.linalg.solve(gram, (g @ v).cpu().double()).to(v)) / added

@@ -58,7 +58,13 @@ def gradient_ascent(
 
 @register(
     "ga_finetune",
-    search={"bound": _BOUNDS, "rate": (0.3, 1.0), "repair": (0.3, 0.6, 0.8), "together": (False, True)},
+    search={
+        "bound": _BOUNDS,
+        "rate": (0.3, 1.0),
+        "hold": (0.0, 3.0),
+        "repair": (0.3, 0.6, 0.8),
+        "together": (False, True),
+    },
 )
 def ga_finetune(
     model: Reconstructor,

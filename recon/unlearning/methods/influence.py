@@ -154,10 +154,8 @@ def _step(
     if curvature == "fisher":
         few = at_most(kept, min(most // 2, _MOST, _NUMBERS // len(vector)), budget.rng(6))
         found = fisher_solution(model, weights, few, budget, vector, damping=damping)
-        # Two gradients of a quarter of the examples.
-        return (
-            scale * length_along(model, weights, at_most(few, most // 4, budget.rng(7)), budget, found, vector) * found
-        )
+        fewer = at_most(few, most // 4, budget.rng(7))  # which are looked at twice
+        return scale * length_along(model, weights, fewer, budget, found, vector) * found
     few = at_most(kept, max(most // (2 * iterations), 1), budget.rng(6))
     found, _ = hessian_solution(
         lambda v: hessian_product(model, weights, few, budget, v), vector, damping=damping, iterations=iterations

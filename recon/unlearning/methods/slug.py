@@ -76,7 +76,7 @@ def slug(
     Raises
     ------
     OptionError
-        No such layer, a bound that is not above 1, or no trials.
+        No such layer, or one that the loss does not depend on; a bound that is not above 1, or no trials.
     """
     weights = matrices(model)
     if not bound > 1 or trials < 1:
@@ -98,13 +98,15 @@ def slug(
     )
     judged = _JUDGED * budget.batch_size
     judges = at_most(forget, judged, budget.rng(6)), at_most(kept, judged, budget.rng(7))
-    names = [layer] if layer is not None else [c.name for c in front(candidates(weights, of_forget, of_retain))]
+    found = candidates(weights, of_forget, of_retain)
+    names = [c.name for c in found if c.name == layer] if layer is not None else [c.name for c in front(found)]
+    if not names:
+        raise OptionError("the loss of the forget set does not depend on the layer", found=layer or "any of them")
     tried = [(*_searched(model, weights[name], of_forget[name], judges, budget, bound, trials), name) for name in names]
-    if tried:
-        # Those that come to the bound, before those that do not.
-        _short, _harm, step, name = min(tried)
-        with torch.no_grad():
-            weights[name].add_(step * of_forget[name])
+    # Those that come to the bound, before those that do not.
+    _short, _harm, step, name = min(tried)
+    with torch.no_grad():
+        weights[name].add_(step * of_forget[name])
     return repaired(model, retain, budget, steps=last, done=budget.steps - last)
 
 

@@ -17,6 +17,7 @@ from recon.training.schedule import Schedule
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
 from recon.unlearning.gradients import Vector, at_most, batch_gradient, mean_loss, move, trainable
+from recon.unlearning.journal import active
 from recon.unlearning.registry import register
 from recon.unlearning.repair import repaired, steps_of
 
@@ -85,19 +86,36 @@ def uno(
     kept = retain.endless(budget.batch_size, budget.rng(0, 2))
     length = rate * budget.lr * sum(p.numel() for p in weights) ** 0.5
     factor = Schedule("cosine", 0, max(first, 1), _LAST)
-    latest: deque[Vector] = deque(maxlen=memory)
-    for step in range(first):
+    latest, journal = _Latest(memory, weights[0].device), active() if first else None
+    start = 0 if journal is None else journal.begin(weights, (latest,))
+    for step in range(start, first):
         loss, of_forget = batch_gradient(model, weights, next(forgotten), budget, budget.rng(1, step))
         of_retain = batch_gradient(model, weights, next(kept), budget, budget.rng(1, step))[1]
-        latest.append(of_retain)
+        latest.gradients.append(of_retain)
         if alternating and step % 2:
             direction = -across(of_retain, [of_forget])
         else:
-            direction = (1 if loss < highest else -1) * across(of_forget, latest)
+            direction = (1 if loss < highest else -1) * across(of_forget, latest.gradients)
         move(weights, length * factor(step) * direction / direction.norm().clamp_min(torch.finfo(direction.dtype).tiny))
+        if journal is not None:
+            journal.step(step + 1, last=step + 1 == first, weights=weights, stateful=(latest,))
         if budget.progress is not None:
             budget.progress(step + 1, budget.steps)
     return repaired(model, retain, budget, steps=last, done=first)
+
+
+class _Latest:
+    """The latest gradients, as a state that an interrupted run goes on from."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.gradients: deque[Vector] = deque(maxlen=count)
+        self.device = device
+
+    def state_dict(self) -> dict[str, list[Vector]]:
+        return {"gradients": [g.cpu() for g in self.gradients]}
+
+    def load_state_dict(self, state: dict[str, list[Vector]]) -> None:
+        self.gradients.extend(g.to(self.device) for g in state["gradients"])
 
 
 def across(vector: Vector, others: Iterable[Vector]) -> Vector:
