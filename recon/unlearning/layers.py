@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from deepinv.models import Reconstructor
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from recon.models.learned import LearnedReconstructor
@@ -54,6 +55,11 @@ def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[
     finally:
         for handle in handles:
             handle.remove()
+
+
+def flat(weights: Iterable[Tensor]) -> Float[Tensor, " n"]:
+    """Lay weights out as one vector, with derivatives, in whatever memory format they are."""
+    return torch.cat([w.reshape(-1) for w in weights])
 
 
 @torch.no_grad()

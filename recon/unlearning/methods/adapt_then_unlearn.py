@@ -22,11 +22,11 @@ import torch
 from deepinv.models import Reconstructor
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from recon.physics.errors import OptionError
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.examples import Examples
+from recon.unlearning.layers import flat
 from recon.unlearning.registry import register
 
 _REPULSIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -104,18 +104,18 @@ def adapted(
     """Return the weights of copy ``number``, adapted to the forget set in so many steps."""
     own = copy.deepcopy(model)
     gone = forget.endless(budget.batch_size, budget.rng(3, number))
-    start = parameters_to_vector(own.parameters()).detach().clone()
+    start = flat(own.parameters()).detach().clone()
     importance = _fisher(own, retain, budget) if elastic else torch.zeros_like(start)
 
     def loss(_step: int, rng: torch.Generator) -> Float[Tensor, ""]:
         value = budget.loss(own, next(gone), rng)
         if elastic:
-            moved = parameters_to_vector(own.parameters()) - start
+            moved = flat(own.parameters()) - start
             value = value + 0.5 * elastic * (importance * moved.square()).sum()
         return value
 
     descend(own, budget, loss, steps=steps, lr=lr, done=number * steps)
-    return parameters_to_vector(own.parameters()).detach()
+    return flat(own.parameters()).detach()
 
 
 def repelled(
@@ -130,13 +130,13 @@ def repelled(
 ) -> Reconstructor:
     """Train on the retain set in the steps that are left, away from points in the space of weights."""
     kept = retain.endless(budget.batch_size, budget.rng(0))
-    start = parameters_to_vector(model.parameters()).detach().clone()
+    start = flat(model.parameters()).detach().clone()
     tiny = torch.finfo(start.dtype).tiny
     units = [(start - point).square().sum().clamp_min(tiny) for point in points]
     shape = _REPULSIONS[repulsion]
 
     def loss(_step: int, rng: torch.Generator) -> Float[Tensor, ""]:
-        weights = parameters_to_vector(model.parameters())
+        weights = flat(model.parameters())
         apart = [(weights - point).square().sum() / unit for point, unit in zip(points, units, strict=True)]
         return budget.loss(model, next(kept), rng) + gamma * shape(torch.stack(apart).mean())
 
@@ -146,7 +146,7 @@ def repelled(
 def _fisher(model: Reconstructor, retain: Examples, budget: Budget) -> Float[Tensor, " p"]:
     """Mean squared derivatives of batches' losses, the largest 1."""
     model.eval()
-    total = torch.zeros_like(parameters_to_vector(model.parameters()))
+    total = torch.zeros_like(flat(model.parameters()))
     batches = retain.endless(budget.batch_size, budget.rng(4))
     weights: list[nn.Parameter] = list(model.parameters())
     for i, batch in zip(range(_LOOKS), batches, strict=False):
