@@ -40,6 +40,7 @@ from recon.datasets.random import child_generator
 from recon.models import registry
 from recon.physics.errors import DataError, ReconError
 from recon.training.data.simulated import Acquisition, SimulatedScans
+from recon.unlearning.attribution.blocks import Blocks
 from recon.unlearning.attribution.curvature import EKFAC
 from recon.unlearning.attribution.datamodel import DatamodellingScore, datamodelling_score, draw_subsets
 from recon.unlearning.attribution.estimators import Problem, Segment, influence, source, tracin
@@ -156,6 +157,15 @@ class Study:
         return {name: [float(figure(model, batch, rng)) for batch in batches] for name, figure in known.items()}
 
 
+@dataclass(frozen=True, eq=False)
+class Asked(Problem):
+    """All figures of all queries at once: they share gradients and curvatures of the training."""
+
+    def asked(self, model: Reconstructor) -> list[Blocks]:
+        each = (Problem(self.train, self.objective, self.query, figure_of(name, self.figure)) for name in FIGURES)
+        return [vector for problem in each for vector in problem.asked(model)]
+
+
 def subset_run(study: Study, chosen: Tensor, seed: int) -> dict[str, Any]:
     """Train on a part of the slices."""
     examples = study.train.subset(torch.nonzero(chosen).flatten().tolist())
@@ -177,18 +187,18 @@ def score_run(study: Study, seed: int) -> dict[str, Any]:
     def fit(models: Sequence[Reconstructor], scale: Any) -> EKFAC:
         return EKFAC(models, study.train, study.objective, scale=scale, seed=seed)
 
+    problem = Asked(study.train, study.objective, study.query, study.objective, seed)
+    estimates: Mapping[str, Callable[[], Tensor]] = {
+        "source": lambda: source(problem, segments, fit, batch_size=s.batch_size),
+        "influence": lambda: influence(problem, networks[-1], fit([networks[-1]], None)),
+        "tracin": lambda: tracin(problem, segments),
+    }
     found: dict[str, Any] = {"figures": study.figures(networks[-1])}
-    for name in FIGURES:
-        problem = Problem(study.train, study.objective, study.query, figure_of(name, study.objective), seed)
-        estimates: Mapping[str, Callable[[], Tensor]] = {
-            "source": partial(source, problem, segments, fit, batch_size=s.batch_size),
-            "influence": lambda problem=problem: influence(problem, networks[-1], fit([networks[-1]], None)),
-            "tracin": partial(tracin, problem, segments),
-        }
-        for estimator, estimate in estimates.items():
-            start = time.perf_counter()
-            scores = estimate().tolist()
-            found[f"{estimator}, {name}"] = {"scores": scores, "seconds": time.perf_counter() - start}
+    for estimator, estimate in estimates.items():
+        start = time.perf_counter()
+        parts = estimate().split(len(study.query))
+        scores = {name: part.tolist() for name, part in zip(FIGURES, parts, strict=True)}
+        found[estimator] = {"scores": scores, "seconds": time.perf_counter() - start}
     return found
 
 
@@ -224,8 +234,8 @@ def datamodelling(study: Study, work: Work, what: Mapping[str, Any], runs: Seque
     for name in FIGURES:
         figures = torch.tensor([one[name] for one in measured], dtype=torch.float64)
         for estimator in ESTIMATORS:
-            parts = [run[f"{estimator}, {name}"] for run in runs]
-            scores = torch.tensor([part["scores"] for part in parts], dtype=torch.float64).mean(0)
+            parts = [run[estimator] for run in runs]
+            scores = torch.tensor([part["scores"][name] for part in parts], dtype=torch.float64).mean(0)
             found: DatamodellingScore = datamodelling_score(scores, subsets, figures)
             seconds = float(np.mean([part["seconds"] for part in parts]))
             print(f"{name:16}{estimator:12}{found.mean:7.3f}   {found.low:.3f} to {found.high:.3f}   {seconds:9.1f}")
@@ -260,7 +270,7 @@ def forgetting(
         print(f"{method:16}{'random':12}{np.mean(random):+9.2%}   {min(random):+.2%} to {max(random):+.2%}")
         rows.append({"method": method, "chosen by": "random", "changes": random})
         for estimator in ESTIMATORS:
-            scores = np.mean([run[f"{estimator}, {HARM}"]["scores"] for run in runs], axis=(0, 1))
+            scores = np.mean([run[estimator]["scores"][HARM] for run in runs], axis=(0, 1))
             found = change([np.argsort(scores)[: s.top].tolist()] * s.models, method)
             beaten = float(np.mean([found < one for one in random]))
             print(f"{method:16}{estimator:12}{found:+9.2%}   {beaten:.0%}", flush=True)

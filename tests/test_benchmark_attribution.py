@@ -13,7 +13,17 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 LOADED = ("common", "classical", "new_scanner", "attribution")
-LEAST = {"examples": 4, "queries": 1, "subsets": 3, "steps": 6, "matrix": 32, "features": 2, "top": 1, "draws": 1}
+LEAST = {
+    "examples": 4,
+    "queries": 1,
+    "subsets": 3,
+    "steps": 6,
+    "matrix": 32,
+    "features": 2,
+    "pools": 1,
+    "top": 1,
+    "draws": 1,
+}
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ class Layout:
 def _factored(module: nn.Module) -> bool:
     if type(module) not in _LAYERS:  # a subclass may do something else
         return False
-    return isinstance(module, nn.Linear) or (module.groups == 1 and not isinstance(module.padding, str))
+    return isinstance(module, nn.Linear) or bool(module.groups == 1 and not isinstance(module.padding, str))
 
 
 def _matrix(block: Block, values: Mapping[str, Tensor]) -> Tensor:

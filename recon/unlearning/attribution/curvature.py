@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from recon.datasets.random import child_generator
 from recon.physics.errors import OptionError
-from recon.unlearning.attribution.blocks import Block, Blocks, Layout, factors, flat, scaled
+from recon.unlearning.attribution.blocks import Block, Blocks, Layout, factors, scaled
 from recon.unlearning.examples import Examples
 from recon.unlearning.layers import layer
 from recon.unlearning.objectives import Objective
@@ -36,7 +36,6 @@ Spectral = Callable[[Tensor], Tensor]
 """A function of eigenvalues; it is given all of a block at once."""
 Told = Callable[[], None]
 """Called after each example that was looked at."""
-_MOST_EXACT = 2000  # weights
 _SIGNS = 4  # random signs of pixels
 
 
@@ -47,75 +46,6 @@ class Curvature(Protocol):
     def apply(self, function: Spectral, vector: Blocks) -> Blocks:
         """Multiply a vector by a function of the matrix."""
         ...
-
-
-class ExactHessian:
-    """The Hessian of the mean objective over examples, and over several networks: for a few thousand weights.
-
-    Parameters
-    ----------
-    models
-        Networks of one structure, such as checkpoints of one training.
-    examples, objective
-        What is differentiated.
-    scale
-        The weights are measured in these units, so that the matrix is ``S H S``.
-    seed
-        Of the objective's random choices.
-    tell
-        Called after each example.
-
-    Raises
-    ------
-    OptionError
-        Too many weights.
-    """
-
-    def __init__(
-        self,
-        models: Sequence[Reconstructor],
-        examples: Examples,
-        objective: Objective,
-        *,
-        scale: Blocks | None = None,
-        seed: int = 0,
-        tell: Told = lambda: None,
-    ) -> None:
-        layout = Layout(models[0])
-        count = sum(p.numel() for p in layout.weights(models[0]))
-        if count > _MOST_EXACT:
-            raise OptionError("too many weights for an exact Hessian", found=count, expected=f"at most {_MOST_EXACT}")
-        total: Tensor | int = 0
-        for model in models:
-            for i in range(len(examples)):
-                total = total + _hessian(model, layout, examples, i, objective, child_generator(seed, i))
-                tell()
-        assert isinstance(total, Tensor)
-        hessian = total / (len(models) * len(examples))
-        if scale is not None:
-            hessian = hessian * flat(scale)[:, None] * flat(scale)
-        self.eigenvalues, self.vectors = torch.linalg.eigh(hessian)
-
-    def apply(self, function: Spectral, vector: Blocks) -> Blocks:
-        """Multiply a vector by a function of the matrix."""
-        product = self.vectors @ (function(self.eigenvalues) * (self.vectors.T @ flat(vector)))
-        parts = product.split([x.numel() for x in vector.values()])
-        return {name: part.view_as(vector[name]) for name, part in zip(vector, parts, strict=True)}
-
-
-def _hessian(
-    model: Reconstructor, layout: Layout, examples: Examples, index: int, objective: Objective, rng: torch.Generator
-) -> Float[Tensor, "weight weight"]:
-    weights = layout.weights(model)
-    first = torch.autograd.grad(
-        objective(model, examples.batch([index]), rng), weights, create_graph=True, materialize_grads=True
-    )
-    rows = flat(layout.matrices(dict(zip(layout.names, first, strict=True))))
-    found = []
-    for value in rows:
-        second = torch.autograd.grad(value, weights, retain_graph=True, materialize_grads=True)
-        found.append(flat(layout.matrices(dict(zip(layout.names, second, strict=True)))))
-    return torch.stack(found)
 
 
 class EKFAC:
@@ -225,7 +155,7 @@ def _pixel_blocks(
     second: Callable[[Tensor], Tensor], output: Tensor, rng: torch.Generator
 ) -> Float[Tensor, "b *spatial channel channel"]:
     """Find the second derivative's block of each pixel: random signs cancel the rest of it [Hutchinson 1990]."""
-    total = 0
+    found = []
     for _ in range(_SIGNS):
         bits = torch.randint(2, (output.shape[0], *output.shape[2:]), generator=rng)
         signs = (2 * bits - 1).to(output)[:, None]
@@ -234,8 +164,8 @@ def _pixel_blocks(
             direction = torch.zeros_like(output)
             direction[:, channel : channel + 1] = signs
             rows.append(second(direction) * signs)
-        total = total + torch.stack(rows, -1).movedim(1, -2) / _SIGNS
-    return total
+        found.append(torch.stack(rows, -1).movedim(1, -2))
+    return torch.stack(found).mean(0)
 
 
 def _positive_root(matrix: Float[Tensor, "*n k k"]) -> Float[Tensor, "*n k k"]:
