@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from deepinv.models import Reconstructor
+from deepinv.physics import LinearPhysics
 from networks import tiny
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
@@ -261,8 +262,8 @@ def test_the_difference_is_distilled_into_the_network(retain: Examples, forget: 
 
 
 def test_a_pair_of_an_mri_network_is_the_network_where_the_assistant_adds_nothing(scans: Examples) -> None:
-    class ZeroFilled(torch.nn.Module):
-        def forward(self, y: Tensor, physics: Callable) -> Tensor:
+    class ZeroFilled(Reconstructor):
+        def forward(self, y: Tensor, physics: LinearPhysics) -> Tensor:
             return physics.A_adjoint(y)
 
     model, batch = tiny("unet").eval(), scans.batch([0])
@@ -429,6 +430,11 @@ def test_noisy_descent_states_deletion_of_the_read_out_only_where_it_holds(retai
     everything = run(hidden(), forget, retain, Budget(steps=5, objective=Ridge()), layers="all", epsilon=5.0)
     assert everything.deletion.holds
     assert everything.deletion.drift > 0
+    part = hidden()
+    part.layers[0].requires_grad_(False)
+    partly = run(part, forget, retain, Budget(steps=5, objective=Ridge()), layers="all", epsilon=5.0)
+    assert not partly.deletion.holds
+    assert "not changed" in str(partly.deletion)
     assert everything.deletion.epsilon == pytest.approx(5.0)
 
 

@@ -28,7 +28,6 @@ import torch
 from deepinv.models import Reconstructor
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from recon.datasets.random import child_generator
 from recon.finetuning.losses import SPLIT
@@ -39,7 +38,7 @@ from recon.training.batches import TrainingBatch, target_of
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
 from recon.unlearning.features import evaluating
-from recon.unlearning.layers import layer, weighted_layers
+from recon.unlearning.layers import flat, layer, weighted_layers
 
 _MOST = 4096  # weights of a read-out
 _ROWS, _COLUMNS = 64, 65_536  # of derivatives, at a time
@@ -138,13 +137,19 @@ def find_readout(model: Reconstructor, batch: TrainingBatch) -> str:
 
 def readout_weights(model: Reconstructor, name: str) -> Float[Tensor, " p"]:
     """Return the weights of a read-out, in double precision."""
-    return parameters_to_vector(_weights(layer(model, name))).detach().double()
+    return flat(_weights(layer(model, name))).detach().double()
 
 
 def set_readout(model: Reconstructor, name: str, values: Float[Tensor, " p"]) -> None:
     """Set the weights of a read-out."""
-    weights = _weights(layer(model, name))
-    vector_to_parameters(values.to(weights[0]), weights)
+    write_weights(_weights(layer(model, name)), values)
+
+
+@torch.no_grad()
+def write_weights(weights: Sequence[nn.Parameter], values: Float[Tensor, " p"]) -> None:
+    """Copy a vector into weights, which keep their own storage and precision."""
+    for p, part in zip(weights, values.split([p.numel() for p in weights]), strict=True):
+        p.copy_(part.view_as(p))
 
 
 def statistics(model: Reconstructor, examples: Examples, name: str, budget: Budget) -> Statistics:
@@ -165,7 +170,7 @@ def statistics(model: Reconstructor, examples: Examples, name: str, budget: Budg
     gram = torch.zeros(size, size, dtype=torch.float64, device=weights[0].device)
     moment = gram.new_zeros(size)
     with _only(model, weights), evaluating(model), torch.enable_grad():
-        now = parameters_to_vector(weights).detach().double()
+        now = flat(weights).detach().double()
         for i, item in enumerate(examples):
             batch = examples.batch([i])
             budget.meter.samples += 1
@@ -227,7 +232,7 @@ def _affine(model: Reconstructor, batch: TrainingBatch, weights: Sequence[nn.Par
     rng = torch.Generator().manual_seed(0)
     steps = [
         _FAR
-        * (float(p.norm()) / p.numel() ** 0.5 or 1.0)
+        * (float(p.detach().norm()) / p.numel() ** 0.5 or 1.0)
         * torch.randn(p.shape, generator=rng, dtype=p.dtype).to(p.device)
         for p in weights
     ]

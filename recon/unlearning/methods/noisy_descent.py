@@ -5,20 +5,18 @@ The statement is kept with the network that comes back, as ``model.deletion`` (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from deepinv.models import Reconstructor
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from recon.finetuning.loop import for_training
 from recon.physics.errors import DataError, OptionError
 from recon.unlearning.budget import Budget
 from recon.unlearning.deletion import Statement, divergence, epsilon_of, noise_for
 from recon.unlearning.examples import Examples
-from recon.unlearning.readout import find_readout, readout_weights, set_readout, statistics
+from recon.unlearning.layers import flat
+from recon.unlearning.readout import find_readout, readout_weights, set_readout, statistics, write_weights
 from recon.unlearning.registry import register
 
 _LAYERS = ("readout", "all")
@@ -27,6 +25,7 @@ _ALWAYS = (
     "the radius, which is of the norm of the weights that came in, tells nothing",
 )
 _FEATURES = "the weights before the read-out never saw what is deleted"
+_OTHERS = "what is not changed of the network never saw what is deleted"
 
 
 @register(
@@ -114,7 +113,7 @@ def _readout(
         if budget.progress is not None:
             budget.progress(k + 1, budget.steps)
     set_readout(model, name, w)
-    alone = len(w) == sum(p.numel() for p in model.parameters())
+    alone = _whole(model, len(w))
     known = _ALWAYS if alone else (*_ALWAYS, _FEATURES)
     about = "the network" if alone else f"the read-out {name}"
     broken = () if alone or clean_features else (_FEATURES,)
@@ -135,10 +134,10 @@ def _all(
     contraction = 1 - lr * penalty
     if not 0 < contraction < 1:
         raise OptionError("learning rate times penalty is below 1", found=lr * penalty)
-    ball = radius * float(parameters_to_vector(weights).detach().norm())
+    ball = radius * float(flat(weights).detach().norm())
     drift = 2 * lr * budget.clip
     noise = noise_for(epsilon, delta, distance=2 * ball, steps=budget.steps, contraction=contraction, drift=drift)
-    _set(weights, projected(parameters_to_vector(weights).detach(), ball))
+    write_weights(weights, projected(flat(weights).detach(), ball))
     batches = retain.endless(budget.batch_size, budget.rng(0))
     for_training(model)
     for k in range(budget.steps):
@@ -154,14 +153,16 @@ def _all(
         value.backward()
         nn.utils.clip_grad_norm_(weights, budget.clip)
         with torch.no_grad():
-            w = parameters_to_vector(weights)
+            w = flat(weights)
             gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in weights])
             w = projected(contraction * w - lr * gradient, ball)
-            _set(weights, w + noise * torch.randn(w.shape, generator=rng, dtype=w.dtype).to(w.device))
+            write_weights(weights, w + noise * torch.randn(w.shape, generator=rng, dtype=w.dtype).to(w.device))
         if budget.progress is not None:
             budget.progress(k + 1, budget.steps)
     model.zero_grad(set_to_none=True)
-    return _statement(budget, noise, delta, 2 * ball, contraction, drift, "the network", _ALWAYS, ())
+    whole = _whole(model, sum(p.numel() for p in weights))
+    known, broken = (_ALWAYS, ()) if whole else ((*_ALWAYS, _OTHERS), (_OTHERS,))
+    return _statement(budget, noise, delta, 2 * ball, contraction, drift, "the network", known, broken)
 
 
 def _statement(
@@ -195,5 +196,7 @@ def projected(w: Float[Tensor, " p"], radius: float) -> Float[Tensor, " p"]:
     return w * (radius / w.norm().clamp_min(radius))
 
 
-def _set(weights: Sequence[nn.Parameter], values: Float[Tensor, " p"]) -> None:
-    vector_to_parameters(values, list(weights))
+def _whole(model: Reconstructor, count: int) -> bool:
+    """Whether so many weights are all that training may have changed."""
+    learned = sum(p.numel() for p in model.parameters())
+    return count == learned and not any(b.is_floating_point() for b in model.buffers())
