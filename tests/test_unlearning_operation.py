@@ -20,6 +20,7 @@ from recon.unlearning.choice import choose
 from recon.unlearning.examples import Examples
 from recon.unlearning.history import card_of, requests_of
 from recon.unlearning.registry import methods
+from recon.unlearning.sources import Reading
 from recon.unlearning.verdict import FORGOTTEN, NOT_FORGOTTEN, NOT_SHOWN, Losses, judge
 
 QUICK = Budget(steps=30, batch_size=8, lr=0.02, objective=Ridge(), clip=1e6)
@@ -57,7 +58,7 @@ def test_retraining_is_called_forgotten_and_the_original_is_left_alone(problem):
         retain_test=others, audit=("forgetting", "membership"), seed=3, progress=lambda *news: told.append(news),
     )  # fmt: skip
     assert torch.equal(weights(model), start)
-    assert (weights(done.model) - weights(oracle)).norm() < 1e-2 * (start - weights(oracle)).norm()
+    assert (weights(done.model) - weights(oracle)).norm() < 0.05 * (start - weights(oracle)).norm()
     assert done.forgotten, done.verdict
     assert {check.name for check in done.verdict.checks} >= {"membership", "retain loss", "drift"}
     assert told[0][0] == "unlearning"
@@ -65,7 +66,7 @@ def test_retraining_is_called_forgotten_and_the_original_is_left_alone(problem):
     (record,) = requests_of(done.card)
     assert (record["method"], record["seed"], record["steps"]) == ("retrain", 3, 150)
     assert record["forgotten"]["digests"] == [item.digest for item in forget]
-    assert record["cost"]["samples"] == 150 * 40
+    assert record["cost"]["samples"] == 150 * 32
     assert record["verdict"]["outcome"] == "forgotten"
     assert json.loads(done.card.as_json())["figures"]["unlearning"]["requests"][0]["method"] == "retrain"
     assert "forgotten by retrain" in done.card.summary
@@ -124,7 +125,7 @@ def test_a_part_of_the_retain_set_is_held_out(problem):
     done = request(problem, method="finetune", audit=("cka",), budget=Budget(steps=8, objective=spy))
     (record,) = requests_of(done.card)
     assert record["kept"]["examples"] == 32
-    assert any("8 examples of the retain set were held out" in note for note in done.notes)
+    assert any("held out, in place of test data: 8" in note for note in done.notes)
     assert spy.seen == {item.name for item in retain if item.digest in record["kept"]["digests"]}
     assert len(spy.seen) == 32
     spy.seen.clear()
@@ -148,32 +149,35 @@ def test_five_requests_in_a_row_drift_no_further_than_allowed():
     drifts = []
     for number, forget in enumerate(sets, 1):
         done = recon.unlearn(
-            model, forget=forget, retain=retain, retain_test=others, method="gradient_ascent", drift=0.1,
-            options={"bound": 3.0, "rate": 3.0}, budget=QUICK, audit="none",
+            model, forget=forget, retain=retain, method="gradient_ascent", options={"bound": 3.0, "rate": 3.0},
+            drift=0.1, budget=QUICK, audit="none",
         )  # fmt: skip
         model = done.model
         assert len(requests_of(done.card)) == number
         drifts.append(requests_of(done.card)[-1]["drift"])
-    assert max(drifts) <= 0.1 + 1e-9
-    objective = Ridge()
-    batch = others.batch(range(40))
-    before, after = (objective(m, batch, None).item() for m in (first, model))
-    assert after / before - 1 == pytest.approx(drifts[-1], abs=1e-6)  # the factors of all requests multiply up
-    assert all(check.name != "drift" or check.passed for check in done.verdict.checks)
+    assert max(drifts) <= 0.1
+
+    def change(examples):
+        batch = examples.batch(range(40))
+        before, after = (Ridge()(m, batch, None).item() for m in (first, model))
+        return after / before - 1
+
+    assert change(retain) == pytest.approx(drifts[-1], abs=1e-6)  # the factors of all requests multiply up
+    assert change(others) <= 0.1
+    assert all(check.passed for check in done.verdict.checks if check.name == "drift")
     gone = [digest for record in requests_of(done.card) for digest in record["forgotten"]["digests"]]
     assert gone == [item.digest for forget in sets for item in forget]
 
 
 def test_too_much_drift_is_repaired_or_told(problem):
-    *_, others = problem
-    bold = {"method": "gradient_ascent", "options": {"bound": 10.0, "rate": 10.0}, "retain_test": others}
+    bold = {"method": "gradient_ascent", "options": {"bound": 10.0, "rate": 10.0}}
     free = request(problem, drift=1e6, **bold)
     assert free.card.figures["unlearning"]["requests"][0]["retain loss"] > 2
     held = request(problem, drift=0.5, **bold)
     assert held.card.figures["unlearning"]["requests"][0]["retain loss"] <= 1.5
     once = requests_of(held.card)[0]["cost"]["samples"] / requests_of(free.card)[0]["cost"]["samples"]
     assert 1 < once <= 4  # rounds of repair are counted
-    alone = request(problem, retain=None, drift=0.0, **bold)  # with nothing to repair on
+    alone = request(problem, retain=None, retain_test=problem[4], drift=0.0, **bold)  # with nothing to repair on
     assert alone.verdict.outcome == NOT_FORGOTTEN
     assert "drift" in alone.verdict.failed
 
@@ -188,6 +192,7 @@ def test_what_was_forgotten_may_not_come_back(problem):
 # Verdicts ---------------------------------------------------------------------------------------------------------
 
 GOOD = Losses(1.0, 1.5, 1.0, 1.01)
+BROKEN = ("retain loss", "forget loss", "drift")
 
 
 def audited(*checks, membership=None):
@@ -223,6 +228,7 @@ def test_bars_of_the_audit_decide_where_there_are_some():
         (Losses(1.0, 2.0, 1.0, 1.2), {"auc": 0.5, "error": 0.02}, 0.0, NOT_FORGOTTEN, ("retain loss",)),
         (Losses(1.0, 1.01, 1.0, 1.04), {"auc": 0.5, "error": 0.02}, 0.0, NOT_FORGOTTEN, ("forget loss",)),
         (Losses(1.0, 2.0, math.nan, math.nan), {"auc": 0.5, "error": 0.02}, math.nan, FORGOTTEN, ()),
+        (Losses(1.0, 2.0, 1.0, math.nan), {"auc": 0.5, "error": 0.02}, math.nan, NOT_FORGOTTEN, BROKEN),
         (Losses(1.0, math.nan, 1.0, 1.0), {"auc": 0.5, "error": 0.02}, 0.0, NOT_FORGOTTEN, ("forget loss",)),
         (GOOD, {"auc": 0.5, "error": 0.02}, math.log(1.2), NOT_FORGOTTEN, ("drift",)),
     ],
@@ -287,7 +293,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_was_not(problem, tmp_path,
 
 def test_the_state_of_another_request_is_not_taken_up(problem, tmp_path):
     request(problem, state=tmp_path / "state")
-    for other in ({"seed": 1}, {"method": "finetune"}, {"forget": problem[1].subset(range(5))}):
+    others = ({"seed": 1}, {"method": "finetune"}, {"how": Reading(matrix=(32, 32))})
+    for other in (*others, {"forget": problem[1].subset(range(5))}):
         with pytest.raises(OptionError, match="another request was interrupted"):
             request(problem, state=tmp_path / "state", **other)
     for mistake in ("encoder", "decoder"):  # of which nothing was done

@@ -219,11 +219,16 @@ def _show(result: Unlearned, facts: dict[str, Any], told: list[str]) -> None:
         ]
         print_table("audit", rows)
     if result.audit is not None and result.audit.cannot:
-        OUT.print(f"{len(result.audit.cannot)} figures cannot be given, the card says why", highlight=False)
+        OUT.print(f"{len(result.audit.cannot)} figures cannot be given; the card says why", highlight=False)
+    last = f"{result.verdict.outcome}: {result.verdict.why}"
     for note in result.notes:
-        OUT.print(f"note: {note}", markup=False, highlight=False)
+        if note in told or note == last:
+            continue
+        OUT.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     for warning in told:
-        ERR.print(f"recon: warning: {warning}", markup=False, highlight=False)
+        ERR.print(f"recon: warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    if not result.forgotten:
+        ERR.print(f"recon: {last}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -31,24 +31,35 @@ class Sets:
         Training examples; the second may be empty.
     forget_test, retain_test
         Others of the same kinds.
-    held_out
-        Whether the last is a part of what the network was trained on, left out of unlearning.
+    validation
+        A part of what the network was trained on and keeps, left out of unlearning: it decides on repairs, and stands
+        for a test set where there is none.
     """
 
     forget: Examples
     retain: Examples
     forget_test: Examples | None = None
     retain_test: Examples | None = None
-    held_out: bool = False
+    validation: Examples | None = None
+
+    @property
+    def test(self) -> Examples | None:
+        """What the audit takes for test examples of what is kept."""
+        return self.validation if self.retain_test is None else self.retain_test
 
     @property
     def kept(self) -> Examples | None:
         """By what is judged whether the rest of the network is whole."""
-        return self.retain_test if self.retain_test is not None else (self.retain if len(self.retain) else None)
+        return self.test if self.test is not None else (self.retain if len(self.retain) else None)
+
+    @property
+    def deciding(self) -> Examples | None:
+        """By what is decided, in place of test examples, whether it needs repair."""
+        return self.validation if self.validation is not None else (self.retain if len(self.retain) else None)
 
     def __iter__(self) -> Iterator[tuple[str, Examples]]:
         """Go through those that there are, with their names."""
-        sets = (self.forget, self.retain, self.forget_test, self.retain_test)
+        sets = (self.forget, self.retain, self.forget_test, self.test)
         for name, examples in zip(("forget", "retain", "forget test", "retain test"), sets, strict=True):
             if examples is not None and len(examples):
                 yield name, examples
@@ -68,7 +79,7 @@ def gather(
     card
         Of the network: what it had to forget earlier may not come back.
     hold_out
-        Hold out a part of the retain set where there is no test set of it.
+        Hold out a part of the retain set.
     seed
         Of the part.
 
@@ -96,9 +107,9 @@ def gather(
     for name, found in (("retain", kept), ("retain test", tests[1])):
         if found is not None:
             check_not_forgotten(card, found, name)
-    if tests[1] is None and hold_out and len(kept) >= _FEWEST:
-        rest, part = _parted(kept, seed)
-        return Sets(forget=gone, retain=rest, forget_test=tests[0], retain_test=part, held_out=True)
+    if hold_out and len(kept) >= _FEWEST:
+        kept, validation = _parted(kept, seed)
+        return Sets(forget=gone, retain=kept, forget_test=tests[0], retain_test=tests[1], validation=validation)
     return Sets(forget=gone, retain=kept, forget_test=tests[0], retain_test=tests[1])
 
 

@@ -95,7 +95,7 @@ class Journal:
         self._descents += 1
         if not self._file.exists():
             return 0
-        state = torch.load(self._file, weights_only=True)
+        state = torch.load(self._file, map_location="cpu", weights_only=True)
         with torch.no_grad():
             for p, kept in zip(weights, state["weights"], strict=True):
                 p.copy_(kept)

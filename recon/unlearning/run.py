@@ -130,8 +130,9 @@ def unlearn(
     oracle
         A network that was trained without what is forgotten, if there is one: then the audit can give all figures.
     forget_test, retain_test
-        Examples of the same kinds that no network was trained on. Without the second, a fifth of the retain set is
-        held out from unlearning, 16 examples at most.
+        Examples of the same kinds that no network was trained on. A fifth of the retain set, 16 examples at most, is
+        left out of unlearning where there is an audit: it decides on repairs, and stands for the second where there is
+        none.
     audit
         ``quick``: rows that do not train; ``full``: all; ``none``; or names of rows.
     thresholds
@@ -179,7 +180,7 @@ def unlearn(
     budget = replace(budget, objective=objective, seed=seed, meter=Meter(), progress=_steps(progress, "unlearning"))
     choice = choose(method, options or {}, budget, retain=len(sets.retain) > 0, truth=not without, without=without)
     try_forward(joint, sets)
-    request = _asked(joint, choice, budget, outliers, drift)
+    request = _asked(joint, choice, budget, outliers, drift, how)
     work = Work(joint, sets, choice, budget, outliers, math.log1p(drift) - drift_of(before))
     tuned = work.done(None if state is None else _opened(state, sets, request))
     losses, found = work.losses(tuned), None
@@ -192,7 +193,7 @@ def unlearn(
             forget=sets.forget,
             retain=sets.retain if len(sets.retain) else None,
             forget_test=sets.forget_test,
-            retain_test=sets.retain_test,
+            retain_test=sets.test,
             method=work.again,
             cost=budget.meter,
             rows=rows,
@@ -241,7 +242,9 @@ def _steps(progress: Progress | None, what: str) -> Steps | None:
     return None if progress is None else lambda done, count: progress(what, done, count)
 
 
-def _asked(joint: Reconstructor, choice: Choice, budget: Budget, outliers: float, drift: float) -> dict[str, Any]:
+def _asked(
+    joint: Reconstructor, choice: Choice, budget: Budget, outliers: float, drift: float, how: Reading
+) -> dict[str, Any]:
     """Return all that determines the result, for the card, and to tell one request from another."""
     return {
         "model": weights_sha256(joint),
@@ -256,6 +259,7 @@ def _asked(joint: Reconstructor, choice: Choice, budget: Budget, outliers: float
         "outliers": outliers,
         "most drift": drift,
         "seed": budget.seed,
+        "reading": str(replace(how, device="cpu")),  # wherever it is computed
     }
 
 
@@ -291,10 +295,8 @@ def _notes(
     matrices = {item.group for _, examples in sets for item in examples}
     if len(matrices) > 1:
         notes.append(f"examples of {len(matrices)} matrices: a batch holds one of them")
-    if sets.held_out and sets.retain_test is not None:
-        notes.append(
-            f"{len(sets.retain_test)} examples of the retain set were held out from unlearning, and stand for test data"
-        )
+    if sets.validation is not None and sets.retain_test is None:
+        notes.append(f"held out, in place of test data: {len(sets.validation)} of the retain set's examples")
     if found is not None:
         notes += found.notes
         if unknown_members(found):

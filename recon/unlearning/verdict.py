@@ -65,12 +65,12 @@ class Losses:
     @property
     def forget(self) -> float:
         """How many times as large the loss on what is forgotten became."""
-        return _factor(self.forget_before, self.forget_after)
+        return factor(self.forget_before, self.forget_after)
 
     @property
     def retain(self) -> float:
         """How many times as large the loss on what is kept became."""
-        return _factor(self.retain_before, self.retain_after)
+        return factor(self.retain_before, self.retain_after)
 
 
 def mean_loss(model: Reconstructor, examples: Examples | None, objective: Objective, seed: int) -> float:
@@ -94,20 +94,20 @@ def judge(audit: Audit | None, losses: Losses, *, drift: float, most: float) -> 
     losses
         Before and after.
     drift, most
-        Logarithm of the factor by which all requests together changed the loss on what is kept, NaN where not known;
-        and its bar.
+        Logarithm of the factor by which all requests together changed the loss on what is kept; and its bar.
     """
     checks = [] if audit is None else [check for check in audit.checks if check.name not in PRICE]
     named = {check.name for check in checks}
-    if not any(name.startswith("retain") for name in named) and math.isfinite(losses.retain):
+    kept = not math.isnan(losses.retain_before)
+    if kept and not any(name.startswith("retain") for name in named):
         checks.append(Check("retain loss", losses.retain, f"at most {_RETAIN:g} of before", losses.retain <= _RETAIN))
     if "forget side" not in named:
-        gained = losses.forget / losses.retain if math.isfinite(losses.retain) else losses.forget
+        gained = losses.forget / losses.retain if kept else losses.forget
         bar = f"at least {_ROSE:g} of before, and of the factor of what is kept"
         checks.append(Check("forget loss", gained, bar, gained >= _ROSE))
     if audit is not None and not any(name.startswith("membership") for name in named):
         checks += _chance(audit.figures.get("membership", {}))
-    if math.isfinite(drift):
+    if kept:
         checks.append(
             Check("drift", math.expm1(drift), f"at most {most:g} over all requests", math.expm1(drift) <= most)
         )
@@ -140,5 +140,6 @@ def unknown_members(audit: Audit | None) -> bool:
     return audit is None or JOINT not in audit.figures.get("membership", {})
 
 
-def _factor(before: float, after: float) -> float:
+def factor(before: float, after: float) -> float:
+    """Return how many times as large a loss became."""
     return max(after, _TINY) / max(before, _TINY)

@@ -19,7 +19,7 @@ from recon.unlearning.coreset import core_set
 from recon.unlearning.examples import Examples
 from recon.unlearning.gathering import Sets
 from recon.unlearning.journal import Journal
-from recon.unlearning.verdict import Losses, mean_loss
+from recon.unlearning.verdict import Losses, factor, mean_loss
 
 _MOST = 64  # examples of a set by which losses are compared
 _REPAIRS = 3  # rounds of repair, at most, where what is kept suffered too much
@@ -53,7 +53,7 @@ class Work:
         tuned = copy.deepcopy(self.joint).requires_grad_(True)
         result = None if folder is None else folder / _RESULT
         if result is not None and result.exists():
-            kept = torch.load(result, weights_only=True)
+            kept = torch.load(result, map_location="cpu", weights_only=True)
             tuned.load_state_dict(kept["weights"])
             self.budget.meter.__dict__.update(kept["meter"])
             return tuned
@@ -63,7 +63,7 @@ class Work:
         ):
             tuned = self._method(tuned)
             for i in range(1, _REPAIRS + 1):
-                if not len(self.sets.retain) or not math.log(self.losses(tuned).retain) > self.room:
+                if not self._spoilt(tuned):
                     break
                 tuned = self._repaired(tuned, i)
         tuned.eval()
@@ -74,13 +74,9 @@ class Work:
 
     def losses(self, tuned: Reconstructor) -> Losses:
         """Compare with the network as it was."""
-        objective, seed = self.budget.objective, self.budget.seed
-        forget, kept = spread(self.sets.forget, _MOST), self.sets.kept
-        kept = None if kept is None else spread(kept, _MOST)
-        pairs = [
-            (mean_loss(m, forget, objective, seed), mean_loss(m, kept, objective, seed)) for m in (self.joint, tuned)
-        ]
-        return Losses(pairs[0][0], pairs[1][0], pairs[0][1], pairs[1][1])
+        forget, kept = self.sets.forget, self.sets.kept
+        before, after = ([self._loss(model, part) for part in (forget, kept)] for model in (self.joint, tuned))
+        return Losses(before[0], after[0], before[1], after[1])
 
     def again(self, network: Reconstructor, forget: Examples, retain: Examples) -> Reconstructor:
         """Do the same to another network."""
@@ -98,6 +94,19 @@ class Work:
         if self.outliers:
             forget = core_set(tuned, forget, self.budget, outliers=self.outliers)
         return self.choice.method.function(tuned, forget, self.sets.retain, self.budget, **self.choice.options)
+
+    def _spoilt(self, tuned: Reconstructor) -> bool:
+        """Whether what is kept suffered more than it may; test examples are not asked."""
+        if not len(self.sets.retain):
+            return False
+        before, after = (self._loss(model, self.sets.deciding, counted=True) for model in (self.joint, tuned))
+        return math.log(factor(before, after)) > self.room
+
+    def _loss(self, model: Reconstructor, examples: Examples | None, *, counted: bool = False) -> float:
+        few = None if examples is None else spread(examples, _MOST)
+        if counted and few is not None:
+            self.budget.meter.forward += len(few)
+        return mean_loss(model, few, self.budget.objective, self.budget.seed)
 
     def _repaired(self, tuned: Reconstructor, number: int) -> Reconstructor:
         b = self.budget
