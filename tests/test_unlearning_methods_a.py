@@ -12,7 +12,7 @@ from networks import tiny
 from unlearning_problems import LinearNetwork, Ridge, fitted, linear_examples, ridge_solution
 
 from recon.datasets.anatomy import Planes, Variation, Volume
-from recon.physics.errors import OptionError, ShapeError
+from recon.physics.errors import DataError, OptionError, ShapeError
 from recon.training.data.simulated import Acquisition, SimulatedScans
 from recon.unlearning.budget import Budget
 from recon.unlearning.curvature import fisher_solution, hessian_product, hessian_solution, length_along
@@ -77,6 +77,13 @@ def test_gradients_of_sets_are_those_of_the_closed_form(sets, joint) -> None:
     assert mean_loss(joint, forget, budget) == pytest.approx(float(loss))
     assert budget.meter.samples == 24
     assert budget.meter.forward == 12
+
+
+@pytest.mark.parametrize("name", ["ssd", "uno", "slug", "influence"])
+def test_a_loss_that_is_not_finite_is_told(sets, joint, name) -> None:
+    forget = with_inputs(sets[0], lambda y, i: y * float("inf") if i == 3 else y)
+    with pytest.raises(DataError, match="not finite"):
+        run(name, joint, forget, sets[1], whole(12, steps=3))
 
 
 # Gradient ascent ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from deepinv.models import Reconstructor
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from recon.physics.errors import OptionError
+from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
@@ -47,9 +47,17 @@ def at_most(examples: Examples, most: int, rng: torch.Generator) -> Examples:
 def batch_gradient(
     model: Reconstructor, weights: list[nn.Parameter], batch: TrainingBatch, budget: Budget, rng: torch.Generator
 ) -> tuple[float, Vector]:
-    """Return the loss of a batch and its gradient; weights that the loss does not depend on have 0."""
+    """Return the loss of a batch and its gradient; weights that the loss does not depend on have 0.
+
+    Raises
+    ------
+    DataError
+        A loss that is not finite.
+    """
     with torch.enable_grad():
         loss = budget.loss(model, batch, rng)
+        if not torch.isfinite(loss):
+            raise DataError("the loss is not finite", file=batch.names[0], found=float(loss.detach()))
         found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
     return float(loss.detach()), torch.cat([g.flatten() for g in found])
 
