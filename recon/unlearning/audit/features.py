@@ -12,6 +12,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def cka(subjects: Subjects) -> Row:
             few = _few(subjects, examples)
             found = {
                 name: subjects.remember(
-                    name, "layers", examples, make=lambda n=name, e=few: layer_outputs(subjects.models[n], e)
+                    name, "layers", examples, make=partial(layer_outputs, subjects.models[name], few)
                 )
                 for name in names
             }
@@ -106,7 +107,7 @@ def probe(subjects: Subjects) -> Row:
             raise CannotError(f"the {name} has other layers")
         pooled = {
             part: subjects.remember(
-                name, "pooled", part, make=lambda n=name, p=part: pooled_outputs(subjects.models[n], _few(subjects, p))
+                name, "pooled", part, make=partial(pooled_outputs, subjects.models[name], _few(subjects, part))
             )
             for part in sets
         }

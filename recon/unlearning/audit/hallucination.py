@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def null_space_error(subjects: Subjects) -> tuple[dict[str, Any], list[Picture]]
         No truth, another operator than MRI's, or networks that give magnitudes.
     """
     examples, targets, names = subjects.examples(RETAIN_TEST), subjects.targets(RETAIN_TEST), subjects.present()
-    maps = {name: subjects.remember(name, "null maps", make=lambda n=name: _null_maps(subjects, n)) for name in names}
+    maps = {name: subjects.remember(name, "null maps", make=partial(_null_maps, subjects, name)) for name in names}
     truth = float(sum(float(target.square().sum()) for target in targets))
     energies = {name: [float(one.double().square().sum()) for one in found] for name, found in maps.items()}
     bright = [float(torch.linalg.vector_norm(target, dim=0).flatten().quantile(_BRIGHT)) for target in targets]
@@ -134,7 +135,7 @@ def patch_response(subjects: Subjects) -> dict[str, Any]:
     """
     hidden = subjects.remember("", "pieces", make=lambda: _hidden(subjects))
     found = {
-        name: subjects.remember(name, "responses", make=lambda n=name: _responses(subjects.models[n], hidden))
+        name: subjects.remember(name, "responses", make=partial(_responses, subjects.models[name], hidden))
         for name in subjects.present()
     }
     return {

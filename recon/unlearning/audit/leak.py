@@ -11,6 +11,7 @@ References
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from math import comb
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ def leak(subjects: Subjects) -> Row:
     """Find the expected best reconstruction of k draws, in dB of the loss, and how far it is above the oracle's."""
     examples, draws = spread(subjects.examples(FORGET), _SLICES), subjects.effort.draws
     levels = {
-        name: subjects.remember(name, "leak", make=lambda n=name: _levels(subjects, n, examples))
+        name: subjects.remember(name, "leak", make=partial(_levels, subjects, name, examples))
         for name in subjects.present(UNLEARNED, JOINT, ORACLE)
     }
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k < draws] + [draws]

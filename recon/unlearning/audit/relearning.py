@@ -12,7 +12,8 @@ References
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -57,7 +58,7 @@ def relearning(subjects: Subjects) -> Row:
                     model,
                     "relearning",
                     name,
-                    make=lambda m=model, t=treatment: relearning_curve(subjects, t(subjects.models[m])),
+                    make=partial(_treated_curve, subjects, treatment, model),
                 )
                 for model in models
             }
@@ -88,6 +89,10 @@ def relearning_curve(subjects: Subjects, model: Reconstructor) -> list[float]:
     steps = subjects.effort.relearn_steps
     trained(subjects, model, [learned_from], steps[-1], purpose=_RELEARN, looks=steps, look=look)
     return found
+
+
+def _treated_curve(subjects: Subjects, treatment: Callable[[Reconstructor], Reconstructor], model: str) -> list[float]:
+    return relearning_curve(subjects, treatment(subjects.models[model]))
 
 
 def area_under(steps: Sequence[int], curve: Sequence[float]) -> float:

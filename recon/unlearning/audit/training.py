@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 
+import torch
 from deepinv.models import Reconstructor
+from jaxtyping import Float
+from torch import Tensor
 
 from recon.unlearning.audit.subjects import Subjects
 from recon.unlearning.budget import Budget, descend
@@ -58,6 +61,8 @@ def trained(
         progress=progress,
     )
     batches = [part.endless(_BATCH, budget.rng(0, i)) for i, part in enumerate(examples)]
-    return descend(
-        own, budget, lambda _step, rng: sum(budget.loss(own, next(part), rng) for part in batches) / len(batches)
-    )
+
+    def loss(_step: int, rng: torch.Generator) -> Float[Tensor, ""]:
+        return torch.stack([budget.loss(own, next(part), rng) for part in batches]).mean()
+
+    return descend(own, budget, loss)
