@@ -16,8 +16,9 @@ from test_attribution import mri_examples
 from recon.cli import main
 from recon.physics.errors import DataError, OptionError
 from recon.unlearning import data_audit
-from recon.unlearning.data_audit import Plan, _compared, _reading, _split, audit_data, subject_of
+from recon.unlearning.data_audit import _compared, _reading, _split, audit_data, subject_of
 from recon.unlearning.examples import Examples
+from recon.unlearning.sharing import Plan
 from recon.unlearning.sources import Reading, examples_of
 
 FEW = Plan(accelerations=(4.0,), steps=2, seeds=1, train=8, test=2, matrix=(32, 32), batch_size=2)

@@ -10,7 +10,7 @@ from recon.cli.common import ERR, OUT, add_json, print_json, print_table, progre
 from recon.physics.errors import OptionError
 
 if TYPE_CHECKING:
-    from recon.unlearning.data_audit import DataAudit
+    from recon.unlearning.sharing import DataAudit
 
 _INTERRUPTED = 130
 
@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     organs = _named(args.data)
     with progress_bar(quiet=args.json) as bar:
         task = bar.add_task("reading", total=None)
-        from recon.unlearning.data_audit import Plan, audit_data
+        from recon.unlearning.data_audit import audit_data
+        from recon.unlearning.sharing import Plan
         from recon.unlearning.sources import Reading
 
         def tell(step: int, steps: int) -> None:

@@ -13,7 +13,7 @@ from recon.report.markup import Markup, element
 from recon.report.pictures import Scale, data_uri
 
 if TYPE_CHECKING:
-    from recon.unlearning.data_audit import DataAudit, Sharing
+    from recon.unlearning.sharing import DataAudit, Sharing
 
 _STYLE = (
     ".row{display:flex;flex-wrap:wrap;gap:.8rem}.row figure{width:11rem}"
