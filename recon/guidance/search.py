@@ -157,7 +157,7 @@ def search(
         candidates = []
         for trial in trials[:best]:
             for name, axis in axes.items():
-                candidate = replace(trial.method, **{name: _higher(getattr(trial.method, name), axis)})  # type: ignore[type-var]
+                candidate = replace(trial.method, **{name: _higher(getattr(trial.method, name), axis)})
                 if candidate not in seen:
                     seen.add(candidate)
                     candidates.append(candidate)

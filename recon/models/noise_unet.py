@@ -105,7 +105,7 @@ class NoiseUNet(Denoiser):
         total = (level.square() + self.deviation**2).sqrt()
         multiple = 2 ** len(self.down)
         below, right = margins((height, width), multiple, multiple)
-        scaled = pad(x / total, (0, right, 0, below), mode="replicate").to(self.head[index].weight.dtype)
+        scaled = pad(x / total, (0, right, 0, below), mode="replicate").to(next(self.head.parameters()).dtype)
         told = self.level(_waves(level.flatten().expand(len(x)).log() / 4).to(scaled.dtype))
         features = self.head[index](scaled.contiguous(memory_format=torch.channels_last))
         found = self.tail[index](self._unet(features, told))[..., :height, :width].to(x.dtype)
