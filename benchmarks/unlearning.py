@@ -25,6 +25,7 @@ from common import record
 from deepinv.models import Reconstructor
 from unlearning_study import NETWORKS, Setting, Study, make_study, share_of, trained
 
+from recon.physics.errors import ReconError
 from recon.unlearning.audit import CHEAP, ROWS, Audit, Auditor, audit
 from recon.unlearning.budget import Budget, Meter, descend
 from recon.unlearning.examples import Examples
@@ -34,9 +35,18 @@ from recon.unlearning.registry import methods
 from recon.unlearning.search import distance_to_oracle, mean_psnr, search
 
 _FULL, _SMALL = Setting(), Setting(retain=120, forget=240, held_out=12, steps=300)
-_SWEEP = ((20, 160, 500, 8.0), (80, 160, 500, 8.0), (240, 480, 250, 8.0), (240, 480, 500, 8.0), (240, 480, 1000, 8.0),
-          (240, 480, 500, 4.0))  # fmt: skip
+_SWEEP = (  # slices to keep, to forget, steps, acceleration of the scans, and of those that were references
+    (20, 160, 500, 8.0, 1),
+    (80, 160, 500, 8.0, 1),
+    (240, 480, 250, 8.0, 1),
+    (240, 480, 500, 8.0, 1),
+    (240, 480, 1000, 8.0, 1),
+    (240, 480, 500, 4.0, 1),
+    (240, 480, 500, 8.0, 2),
+    (240, 480, 500, 8.0, 4),
+)
 _SHARE = 0.1  # of the oracle's samples, at most, may be looked at again
+_BATCH = 2  # many small steps forget more for the same number of samples
 _TRIALS = 4
 _COSTLY = 3  # methods that get the costly rows of the audit, the best by the cheap ones
 _COLUMNS = {
@@ -61,9 +71,9 @@ class Runs:
         self.oracle, cost = trained(network, study.retain, setting, seed=seed, cache=cache)
         self.forget_oracle, _ = trained(network, study.forget, setting, seed=seed, cache=cache)
         self.oracle_cost = Meter(samples=int(cost["samples"]), seconds=cost["seconds"])
-        # Half of the budget: a step looks at examples of both sets at most.
-        self.steps = max(int(_SHARE * setting.steps / 2), 1)
-        self.batch_size = setting.batch_size
+        # A step looks at examples of both sets at most.
+        self.steps = max(int(_SHARE * setting.steps * setting.batch_size / (2 * _BATCH)), 1)
+        self.lr = setting.lr / 2
         self.judge = distance_to_oracle(self.oracle, study.retain_validation, study.forget_validation)
         self.auditor = Auditor(
             self.joint,
@@ -72,7 +82,7 @@ class Runs:
             retain=study.retain,
             forget_test=study.forget_test,
             retain_test=study.retain_test,
-            non_members=study.forget_validation,
+            non_members=study.non_members,
             third=study.third,
             forget_oracle=self.forget_oracle,
             scratch=self.scratch(study.retain),
@@ -81,7 +91,7 @@ class Runs:
         )
 
     def budget(self) -> Budget:
-        return Budget(steps=self.steps, batch_size=self.batch_size, objective=self.objective, seed=self.seed)
+        return Budget(steps=self.steps, batch_size=_BATCH, lr=self.lr, objective=self.objective, seed=self.seed)
 
     def scratch(self, retain: Examples) -> Reconstructor:
         model, budget = fresh(self.joint, self.seed), self.budget()
@@ -143,6 +153,7 @@ def study_of(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         references = {seed: reference_figures(run) for seed, run in runs.items()}
         print(json.dumps({"network": network, "references": references}, indent=1), flush=True)
         options = searched(names, runs[seeds[0]], args.shares[0], args.cache / f"options-{network}-{args.small}.json")
+        names = list(options)  # of the others no options fit this network
         for share in args.shares:
             audits: dict[str, list[dict[str, Any]]] = {}
             for name in names:
@@ -200,14 +211,18 @@ def searched(names: Sequence[str], run: Runs, share: float, file: Path) -> dict[
     for name in names:
         if name in known:
             continue
-        best, trials = search(
-            methods[name], run.joint, run.study.forget, retain, run.budget(), run.judge, trials=_TRIALS
-        )
+        try:
+            best, trials = search(
+                methods[name], run.joint, run.study.forget, retain, run.budget(), run.judge, trials=_TRIALS
+            )
+        except ReconError as error:
+            print("search", name, error, flush=True)
+            continue
         known[name] = dict(best.options)
-        print("search", name, dict(best.options), [round(t.distance, 2) for t in trials], flush=True)
+        print("search", name, known[name], [round(t.distance, 2) for t in trials], flush=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(known))
-    return {name: known[name] for name in names}
+    return {name: known[name] for name in names if name in known}
 
 
 def passed_share(found: Mapping[str, Any]) -> float:
@@ -248,8 +263,9 @@ def row_of(name: str, found: Sequence[Mapping[str, Any]]) -> str:
 def sweep(volumes: Path, networks: Sequence[str], cache: Path) -> Iterator[dict[str, Any]]:
     """Joint network against oracle on validation brains, by sizes of the sets, steps and acceleration, one seed."""
     for network in networks:
-        for retain, forget, steps, acceleration in _SWEEP:
-            setting = replace(_FULL, retain=retain, forget=forget, acceleration=acceleration, steps=steps)
+        for retain, forget, steps, acceleration, references in _SWEEP:
+            sizes = {"retain": retain, "forget": forget, "steps": steps}
+            setting = replace(_FULL, **sizes, acceleration=acceleration, references=references)
             study = make_study(volumes, setting, cache=cache)
             joint, _ = trained(network, study.joint, setting, seed=0, cache=cache)
             oracle, _ = trained(network, study.retain, setting, seed=0, cache=cache)
@@ -265,10 +281,9 @@ def sweep(volumes: Path, networks: Sequence[str], cache: Path) -> Iterator[dict[
             line = {
                 "sweep": True,
                 "network": network,
-                "retain": retain,
-                "forget": forget,
-                "steps": steps,
+                **sizes,
                 "acceleration": acceleration,
+                "references": references,
                 "joint over oracle, dB": _at(found.figures, _COLUMNS["gap dB"]),
                 "null-space energy": _at(found.figures, ("hallucination", "null-space energy")),
             }

@@ -19,6 +19,7 @@ from deepinv.models import Reconstructor
 from recon.datasets.anatomy import Planes, Variation, Volume, load_volume
 from recon.datasets.random import child_generator
 from recon.models import registry
+from recon.physics.fft import fft_centred, ifft_centred
 from recon.training.data.simulated import Acquisition, SimulatedScans
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.examples import Examples, item_of
@@ -34,6 +35,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _MATRIX = (96, 96)
 _HALF = Variation(resolution=(0.45, 0.55))  # pixels of about 2 mm, so that the matrix holds the whole organ
+_CENTRE = 12  # lines that accelerated references have in the middle
 _THIRD = 8  # slices of another organ, to be fine-tuned on
 _HELD_OUT = 3  # of so many planes of a neck volume one is left out
 
@@ -50,6 +52,9 @@ class Setting:
         Slices of each of the sets that networks are chosen or tested on.
     acceleration
         Of Poisson-disc masks, 8 coils.
+    references
+        By how much the scans were accelerated whose zero-filled images are the references of the neck that is trained
+        on: an archive that was taken for fully sampled. 1: they were fully sampled.
     steps, batch_size, lr
         Of the training of joint model and oracles.
     """
@@ -58,6 +63,7 @@ class Setting:
     forget: int = 480
     held_out: int = 30
     acceleration: float = 8.0
+    references: int = 4
     steps: int = 500
     batch_size: int = 4
     lr: float = 2e-3
@@ -73,6 +79,7 @@ class Study:
     forget_validation: Examples
     retain_test: Examples
     forget_test: Examples
+    non_members: Examples
     third: Examples
 
     @property
@@ -94,9 +101,10 @@ def make_study(volumes: Path, setting: Setting, *, seed: int = 0, cache: Path | 
         "forget_test": (_read(volumes, NECK_TEST), setting.held_out, 4),
         "third": (_read(volumes, KNEE), _THIRD, 5),
     }
-    return Study(
-        **{name: _simulated(part, count, number, setting, cache) for name, (part, count, number) in parts.items()}
-    )
+    sets = {name: _simulated(part, count, number, setting, cache) for name, (part, count, number) in parts.items()}
+    sets["non_members"] = _with_references(sets["forget_validation"], setting.references)
+    sets["forget"] = _with_references(sets["forget"], setting.references)
+    return Study(**sets)
 
 
 def trained(
@@ -156,6 +164,22 @@ def _simulated(volumes: Sequence[Volume], count: int, number: int, setting: Sett
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(examples, file)
     return examples
+
+
+def _with_references(examples: Examples, acceleration: int) -> Examples:
+    """Replace targets by what zero-filling makes of every n-th line and a few central ones: they have ghosts."""
+    if acceleration == 1:
+        return examples
+    items = []
+    for item in examples:
+        k = fft_centred(item.content.target, (-2, -1))
+        kept = torch.zeros(k.shape[-2], dtype=torch.bool)
+        kept[::acceleration] = True
+        kept[k.shape[-2] // 2 - _CENTRE // 2 : k.shape[-2] // 2 + _CENTRE // 2] = True
+        target = ifft_centred(k * kept[:, None], (-2, -1))
+        digest = f"{item.digest}, references {acceleration}"
+        items.append(replace(item, content=replace(item.content, target=target), digest=digest))
+    return Examples(items)
 
 
 def _read(folder: Path, names: Sequence[str]) -> list[Volume]:

@@ -33,7 +33,8 @@ def pair(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     return target + 0.2 * scale * torch.randn(3, 2, 16, 12, generator=generator), target
 
 
-OF_OTHER_DATA = {"multi_scale", "mse", "shape", "weighted_l1", "weighted_squared_error"}  # of galaxies and of tasks: they have their own tests
+# Those of galaxies and of tasks have their own tests.
+OF_OTHER_DATA = {"multi_scale", "mse", "shape", "weighted_l1", "weighted_squared_error"}
 
 
 def test_losses_are_what_they_are_called(pair: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -13,7 +13,7 @@ import torch
 from deepinv.models import Reconstructor
 
 from recon.datasets.random import child_generator
-from recon.physics.errors import DataError, OptionError
+from recon.physics.errors import OptionError, ReconError
 from recon.training.batches import target_of
 from recon.unlearning.budget import Budget, Meter
 from recon.unlearning.examples import Examples
@@ -106,7 +106,7 @@ def search(
     for options in [{}, *(grid[i] for i in order if grid[i])][:trials]:
         try:
             found = method.function(copy.deepcopy(model), forget, retain, replace(budget, meter=Meter()), **options)
-        except DataError as error:  # a loss that is not finite: these options are too bold
+        except ReconError as error:  # a loss that is not finite, or a network that these options do not fit
             done.append(Trial(options, float("inf"), str(error)))
             continue
         distance = judge(found)
