@@ -34,20 +34,19 @@ from recon.unlearning.objectives import Objective, SelfSupervised, Supervised
 from recon.unlearning.registry import methods
 from recon.unlearning.search import distance_to_oracle, mean_psnr, search
 
-_FULL, _SMALL = Setting(), Setting(retain=120, forget=240, held_out=12, steps=300)
+_FULL, _SMALL = Setting(), Setting(retain=120, forget=240, held_out=12, steps=400)
 _SWEEP = (  # slices to keep, to forget, steps, acceleration of the scans, and of those that were references
-    (20, 160, 500, 8.0, 1),
     (80, 160, 500, 8.0, 1),
-    (240, 480, 250, 8.0, 1),
     (240, 480, 500, 8.0, 1),
-    (240, 480, 1000, 8.0, 1),
+    (240, 480, 1500, 8.0, 1),
     (240, 480, 500, 4.0, 1),
     (240, 480, 500, 8.0, 2),
     (240, 480, 500, 8.0, 4),
+    (240, 480, 1500, 8.0, 4),
 )
 _SHARE = 0.1  # of the oracle's samples, at most, may be looked at again
 _BATCH = 2  # many small steps forget more for the same number of samples
-_TRIALS = 4
+_TRIALS = 3
 _COSTLY = 3  # methods that get the costly rows of the audit, the best by the cheap ones
 _COLUMNS = {
     "gap dB": ("quality", "gap to oracle", "psnr"),

@@ -64,7 +64,7 @@ class Setting:
     held_out: int = 30
     acceleration: float = 8.0
     references: int = 4
-    steps: int = 500
+    steps: int = 1500
     batch_size: int = 4
     lr: float = 2e-3
 

@@ -86,7 +86,7 @@ def check_operator(
 def check_measurements(y: Tensor, physics: Physics) -> None:
     """Check that measurements are finite and of the shape that the operator gives, where it knows its images' size.
 
-    Costs one forward operation.
+    Costs one forward operation on as many images as there are measurements: parameters may differ between them.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def check_measurements(y: Tensor, physics: Physics) -> None:
         size = (y.shape[1], *size)
     dtype = y.real.dtype if y.is_complex() else y.dtype
     with torch.no_grad():
-        expected = physics.A(torch.zeros(1, *size, dtype=dtype, device=y.device)).shape[1:]
+        expected = physics.A(torch.zeros(len(y), *size, dtype=dtype, device=y.device)).shape[1:]
     if y.shape[1:] != expected:
         raise ShapeError(
             "measurements that are not the operator's",

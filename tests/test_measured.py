@@ -20,7 +20,7 @@ from recon.cli import main
 from recon.datasets import Image, Measurements, Source
 from recon.measured import effective_sigma, estimated_sigma, reconstruct_measured
 from recon.measured_files import measurements_of, operator_of, reconstruct_measurements, simulate_measurements
-from recon.physics import Blur, Denoising, FunctionPhysics, ParallelCT
+from recon.physics import Blur, Denoising, FunctionPhysics, MultiCoilMRI, ParallelCT
 from recon.physics.errors import DataError, FileFormatError, OperatorError, OptionError, ReconError, ShapeError
 from recon.physics.kernels import gaussian_kernel
 from recon.physics.noise import WATER, PhotonNoise
@@ -332,3 +332,16 @@ def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
     ):
         assert main(words) == 2
         assert message in capsys.readouterr().err
+
+
+def test_coil_maps_may_differ_within_a_batch(generator):
+    maps = torch.randn(2, 4, 24, 20, dtype=torch.complex64, generator=generator)
+    maps = maps / torch.linalg.vector_norm(maps, dim=1, keepdim=True)
+    physics = MultiCoilMRI(maps, torch.rand(2, 1, 24, 20, generator=generator) < 0.6)
+    x = torch.randn(2, 2, 24, 20, generator=generator)
+    y = physics.A(x)
+    both = recon.reconstruct(y, physics=physics, model="cg-sense")
+    for i in range(2):
+        alone = MultiCoilMRI(maps[i : i + 1], physics.mask[i : i + 1])
+        one = recon.reconstruct(y[i : i + 1], physics=alone, model="cg-sense")
+        torch.testing.assert_close(both[i], one[0], atol=1e-3, rtol=1e-3)

@@ -13,7 +13,7 @@ from unlearning_problems import Ridge, fitted, linear_examples, ridge_solution
 from recon.physics.errors import DataError, OptionError
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.examples import Examples, check_disjoint
-from recon.unlearning.layers import captured, fresh, layer, weighted_layers
+from recon.unlearning.layers import captured, flat, fresh, layer, weighted_layers
 from recon.unlearning.registry import methods
 
 
@@ -106,6 +106,14 @@ def test_layers() -> None:
     other = fresh(model, 3)
     assert not torch.equal(other.layers[0].weight, model.layers[0].weight)
     torch.testing.assert_close(other.layers[0].weight, fresh(model, 3).layers[0].weight)
+
+
+def test_weights_in_any_memory_format_are_one_vector() -> None:
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    layers[1].load_state_dict(layers[0].state_dict())
+    assert not layers[1].weight.is_contiguous()
+    torch.testing.assert_close(flat(layers[1].parameters()), flat(layers[0].parameters()))
+    assert flat(layers[1].parameters()).requires_grad
 
 
 def test_unknown_method() -> None:

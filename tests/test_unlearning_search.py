@@ -24,7 +24,7 @@ def _scaled(model, forget, retain, budget, /, *, factor=1.0):
 
 
 def _judge(model) -> float:
-    return abs(float(next(model.parameters()).norm()) - 2.0)
+    return abs(next(model.parameters()).norm().item() - 2.0)
 
 
 def test_the_best_of_the_grid_is_found_and_the_model_left_as_it_was() -> None:
@@ -50,6 +50,18 @@ def test_no_more_trials_than_asked_for() -> None:
     failing = Method(name="scaled", function=lambda *a, **k: _scaled(*a, factor=-1.0))
     with pytest.raises(OptionError, match="failed with all"):
         search(failing, fitted(linear_examples(6)), *[linear_examples(2)] * 2, Budget(), _judge, trials=2)
+
+
+def test_options_that_a_network_does_not_fit_count_as_failed() -> None:
+    def picky(model, forget, retain, budget, /, *, layer="none"):
+        if layer == "none":
+            raise OptionError("no read-out")
+        return _scaled(model, forget, retain, budget, factor=1.5)
+
+    method = Method(name="picky", function=picky, search={"layer": ("last",)})
+    best, trials = search(method, fitted(linear_examples(6)), *[linear_examples(2)] * 2, Budget(), _judge, trials=2)
+    assert best.options == {"layer": "last"}
+    assert "no read-out" in trials[0].failed
 
 
 def test_distance_to_the_oracle_is_zero_for_the_oracle() -> None:
