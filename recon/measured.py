@@ -22,6 +22,7 @@ from recon.calibration.image_noise import NoiseEstimate, image_noise_level, pois
 from recon.models.learned import LearnedReconstructor
 from recon.physics import Demosaicing, FunctionPhysics, Resampling
 from recon.physics.checks import check_measurements, check_operator
+from recon.physics.compressed_sensing import BlockCompressedSensing
 from recon.physics.ct import Tomography
 from recon.physics.demosaicing import PATTERNS
 from recon.physics.errors import CalibrationError, DataError, OptionError
@@ -92,8 +93,10 @@ class Method:
     why: str
 
 
-def chosen_method(model: str | Reconstructor, channels: int, device: torch.device | str = "cpu") -> Method:
-    """Load a model for images of so many channels; ``model`` is that of `reconstruct_measured`.
+def chosen_method(
+    model: str | Reconstructor, channels: int, physics: LinearPhysics, device: torch.device | str = "cpu"
+) -> Method:
+    """Load a model for an operator and images of so many channels; ``model`` is that of `reconstruct_measured`.
 
     Raises
     ------
@@ -105,6 +108,8 @@ def chosen_method(model: str | Reconstructor, channels: int, device: torch.devic
     name, why = model, "asked for"
     if name == "auto" and FOUNDATION in ready() and channels in _CHANNELS:
         name, why = FOUNDATION, "one network for every linear operator"
+    elif name == "auto" and isinstance(physics, BlockCompressedSensing):
+        name, why = "l1-wavelet", "of mixtures of a block's pixels it reaches its image in few iterations"
     elif name == "auto":
         name, why = CLASSICAL, "no network that comes with the package takes such images"
     loaded = load_model(name).to(device)
@@ -132,7 +137,8 @@ def reconstruct_measured(
         Measurements and their operator.
     model
         A name, a model, or ``"auto"``: the foundation model where its weights come with the package and it takes such
-        images, else total variation; or what `chosen_method` made of one of these.
+        images, else l1-wavelet for block compressed sensing and total variation for the rest; or what `chosen_method`
+        made of one of these.
     sigma, gain
         Of the noise :math:`y = \gamma\,\mathrm{Poisson}(Ax / \gamma) + \sigma n`; None: what the operator's noise
         model says, and where that says nothing, what the data say.
@@ -154,7 +160,7 @@ def reconstruct_measured(
         check_operator(physics, dtype=y.real.dtype if y.dtype == torch.float64 else torch.float32, device=y.device)
     physics, notes = with_noise(y, physics, sigma, gain)
     channels = y.shape[1] if physics.img_size is None or len(physics.img_size) == 2 else physics.img_size[0]
-    method = model if isinstance(model, Method) else chosen_method(model, channels, y.device)
+    method = model if isinstance(model, Method) else chosen_method(model, channels, physics, y.device)
     large = isinstance(method.model, LearnedReconstructor) and max(y.shape[-2:]) > LARGE
     if tile is not None or (large and is_local(physics)):
         side = TILE if tile is None else tile

@@ -173,7 +173,7 @@ def reconstruct_measurements(
     wanted = wanted_slices(data.n_slices, slices, data.source.path)
     device = Preparation(device=device).resolved_device()
     physics = operator_of(data).to(device)
-    method = chosen_method(model, data.img_size[0], device)
+    method = chosen_method(model, data.img_size[0], physics, device)
     images, spreads, rows, done = [], [], [], []
     for count, index in enumerate(wanted):
         y = torch.from_numpy(data.slice(index))[None].to(device)

@@ -53,6 +53,7 @@ class Told(Reconstructor):
         ("blur:width=1.2,sigma=2", 4),
         ("superresolution:factor=2,sigma=2", 2),
         ("ct:angles=40,sigma=20", 6),
+        ("cs:ratio=0.25,sigma=0.5", 6),
     ],
 )
 def test_auto_beats_the_direct_image_and_keeps_units(picture, text, gain):
