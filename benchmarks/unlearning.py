@@ -1,7 +1,7 @@
 """Every method of unlearning on every figure: brain is kept, neck is forgotten; 3 seeds, mean and spread, test volumes.
 
 ``python benchmarks/unlearning.py [--volumes DIR] [--networks unet ...] [--methods NAME ...] [--shares 0.1 0.01]
-[--seeds 0 1 2] [--small] [--sweep] [--self-supervised] [--report DIR] [--no-record]``
+[--seeds 0 1 2] [--small] [--sweep] [--cheap] [--self-supervised] [--report DIR] [--no-record]``
 
 First the joint network, the oracle (brain only, as many steps), the forget-oracle (neck only) and, for the budget of
 unlearning, a network from scratch. Options of each method are searched for once, on the first seed and validation
@@ -122,14 +122,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--cheap", action="store_true", help="only the rows of the audit that train nothing")
     parser.add_argument("--self-supervised", action="store_true", help="neither set has ground truth")
     parser.add_argument("--cache", type=Path, default=Path("runs") / "unlearning")
     parser.add_argument("--report", type=Path, help="folder of the audits' pages and JSON")
     parser.add_argument("--no-record", action="store_true")
     args = parser.parse_args(argv)
-    lines = [*sweep(args.volumes, args.networks, args.cache)] if args.sweep else [*study_of(args)]
-    if not args.no_record:
-        for line in lines:
+    for line in sweep(args.volumes, args.networks, args.cache) if args.sweep else study_of(args):
+        if not args.no_record:
             record("unlearning", line)
 
 
@@ -163,7 +163,7 @@ def study_of(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 print(row_of(name, audits[name]), flush=True)
             best = sorted(names, key=lambda n: -np.mean([passed_share(a) for a in audits[n]]))[:_COSTLY]
             costly = {}
-            if share == args.shares[0]:
+            if share == args.shares[0] and not args.cheap:
                 for name in best:
                     costly[name] = [
                         in_full(run, name, share_of(run.study.retain, share, seed=seed), options[name], args.report)

@@ -1,6 +1,6 @@
 """Picture of what `unlearning.py` recorded last: how far each method is from the oracle, on brain and on neck.
 
-``python benchmarks/unlearning_picture.py [--out docs/unlearning.png] [--network unet]``
+``python benchmarks/unlearning_picture.py [--out docs/unlearning.png] [--network unet] [--share 0.1]``
 """
 
 from __future__ import annotations
@@ -17,40 +17,38 @@ from recon.physics.errors import OptionError
 
 
 def main() -> None:
-    """Draw the last line of a network with most of its retain set."""
+    """Draw the last line of a network and a share of the retain set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS.parent.parent / "docs" / "unlearning.png")
     parser.add_argument("--network", default="unet")
+    parser.add_argument("--share", type=float, default=0.1, help="of the retain set")
     args = parser.parse_args()
     lines = [json.loads(text) for text in (RESULTS / "unlearning.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line.get("network") == args.network and "methods" in line]
+    lines = [line for line in lines if len(line["methods"]) > 1 and line["share of the retain set"] == args.share]
     if not lines:
-        raise OptionError("no study of this network is recorded", found=args.network)
+        raise OptionError("no study of this network and share is recorded", found=args.network)
     line = lines[-1]
-    figure, axes = plt.subplots(figsize=(8.5, 5.5), constrained_layout=True)
-    for name, found in sorted(line["methods"].items()):
-        kept, forgotten = found["figures"]["gap dB"], found["figures"]["forget dB"]
-        axes.errorbar(kept[0], forgotten[0], kept[1], forgotten[1], "o", ms=5, lw=0.8, alpha=0.8)
-        axes.annotate(name, (kept[0], forgotten[0]), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    joint = [
-        np.mean([seed["joint"][kind] - seed["oracle"][kind] for seed in line["references"].values()])
-        for kind in ("retain test", "forget test")
-    ]
-    axes.plot(*joint, "ks", label="joint network, before")
-    axes.plot(0, 0, "k*", ms=14, label="oracle, trained without the neck")
-    axes.axvline(-0.1, color="0.7", lw=0.8)
-    axes.axhspan(-0.5, 0.2, color="0.93", zorder=0)
-    # A method that breaks the network would leave nothing to be seen of the others.
-    low = 2.5 * min(joint[0], joint[1])
-    axes.set(
-        xlim=(low, max(0.3, -0.2 * low)),
-        ylim=(low, max(0.4, -0.2 * low)),
-        xlabel="brain (kept): PSNR over the oracle's, dB",
-        ylabel="neck (forgotten): PSNR over the oracle's, dB",
-        title=f"{args.network}, {line['share of the retain set']:.0%} of the brains, "
-        f"{len(line['seeds'])} seed{'s' * (len(line['seeds']) > 1)}, test volumes; grey: bars",
+    names = sorted(line["methods"], key=lambda name: line["methods"][name]["figures"]["gap dB"][0])
+    figure, panels = plt.subplots(1, 2, figsize=(9, 5.2), sharey=True, constrained_layout=True)
+    kinds = (("gap dB", "retain test", "brain (kept)"), ("forget dB", "forget test", "neck (forgotten)"))
+    for axes, (column, examples, title) in zip(panels, kinds, strict=True):
+        found = np.array([line["methods"][name]["figures"][column] for name in names])
+        axes.errorbar(found[:, 0], range(len(names)), xerr=found[:, 1], fmt="o", ms=5, lw=1)
+        before = np.mean([seed["joint"][examples] - seed["oracle"][examples] for seed in line["references"].values()])
+        axes.axvline(before, color="C3", ls="--", label="joint network, before")
+        axes.axvline(0, color="k", label="oracle, trained without the neck")
+        axes.set(xlabel="PSNR over the oracle's, dB", title=title, yticks=range(len(names)), yticklabels=names)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].axvspan(-0.1, 0, color="0.85", zorder=0)
+    panels[1].axvspan(-0.5, 0.2, color="0.85", zorder=0)
+    panels[0].legend(loc="upper left", fontsize=8)
+    seeds = len(line["seeds"])
+    figure.suptitle(
+        f"{args.network}, {line['share of the retain set']:.0%} of the brains at hand, test volumes, mean and standard "
+        f"deviation of {seeds} seed{'s' * (seeds > 1)}; grey: wanted",
+        fontsize=10,
     )
-    axes.legend(loc="lower right", fontsize=8)
     figure.savefig(args.out, dpi=110)
 
 
