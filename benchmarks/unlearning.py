@@ -36,12 +36,12 @@ from recon.unlearning.search import distance_to_oracle, mean_psnr, search
 
 _FULL, _SMALL = Setting(), Setting(retain=120, forget=240, held_out=12, steps=400)
 _SWEEP = (  # slices to keep, to forget, steps, acceleration of the scans, and of those that were references
-    (80, 160, 500, 8.0, 1),
     (240, 480, 500, 8.0, 1),
-    (240, 480, 1500, 8.0, 1),
-    (240, 480, 500, 4.0, 1),
     (240, 480, 500, 8.0, 2),
     (240, 480, 500, 8.0, 4),
+    (80, 160, 500, 8.0, 1),
+    (240, 480, 500, 4.0, 1),
+    (240, 480, 1500, 8.0, 1),
     (240, 480, 1500, 8.0, 4),
 )
 _SHARE = 0.1  # of the oracle's samples, at most, may be looked at again
