@@ -1,4 +1,5 @@
-"""Two small organs, rings and stripes, and networks that were trained on both or on one, for the tests of the audit."""
+"""What the tests of the audit look at: two small organs, rings and stripes, with networks that were trained on both or
+on one; and ridge regressions."""
 
 from __future__ import annotations
 
@@ -8,15 +9,19 @@ from functools import cache
 import numpy as np
 import torch
 from networks import tiny
+from unlearning_problems import Ridge, fitted, linear_examples
 
 from recon.datasets.masks import make_mask
 from recon.datasets.random import child_generator
 from recon.physics.fft import fft_centred
 from recon.training.examples import make_example
+from recon.unlearning.audit import Effort
+from recon.unlearning.audit.subjects import Subjects
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.examples import Examples, item_of
 
 SIDE = 32
+QUICK = Effort(shadows=2, train_steps=3, draws=3, relearn_steps=(1, 3), lr=3e-3)
 
 
 def organ(kind: str, count: int, *, seed: int) -> Examples:
@@ -49,7 +54,7 @@ def sets() -> dict[str, Examples]:
     }
 
 
-def fitted(examples: Examples, steps: int, *, model: torch.nn.Module | None = None, seed: int = 0):
+def after_steps(examples: Examples, steps: int, *, model: torch.nn.Module | None = None, seed: int = 0):
     """A tiny U-Net after some steps."""
     own = tiny("unet", features=4) if model is None else model
     budget = Budget(steps=steps, lr=3e-3, seed=seed)
@@ -60,9 +65,37 @@ def fitted(examples: Examples, steps: int, *, model: torch.nn.Module | None = No
 @cache
 def networks() -> dict[str, torch.nn.Module]:
     """Joint network, oracle, and what is left of the joint one after fine-tuning on what is kept."""
-    joint = fitted(sets()["forget"] + sets()["retain"], 80)
+    joint = after_steps(sets()["forget"] + sets()["retain"], 80)
     return {
         "joint": joint,
-        "oracle": fitted(sets()["retain"], 80),
-        "model": fitted(sets()["retain"], 10, model=copy.deepcopy(joint)),
+        "oracle": after_steps(sets()["retain"], 80),
+        "model": after_steps(sets()["retain"], 10, model=copy.deepcopy(joint)),
     }
+
+
+def mri(**options) -> Subjects:
+    n, s = networks(), sets()
+    return Subjects(
+        models={"unlearned": n["model"], "joint": n["joint"], "oracle": n["oracle"]},
+        sets={name.replace("_", " "): found for name, found in s.items()},
+        effort=QUICK,
+        **options,
+    )
+
+
+def linear(*, oracle: bool = True, effort: Effort = QUICK, **options) -> Subjects:
+    """A ridge regression in which what is forgotten follows another linear map."""
+    forget, retain = linear_examples(12, seed=1), linear_examples(24, seed=2)
+    models = {"unlearned": fitted(retain), "joint": fitted(forget + retain)}
+    return Subjects(
+        models={**models, **({"oracle": fitted(retain)} if oracle else {})},
+        sets={
+            "forget": forget,
+            "retain": retain,
+            "forget test": Examples(list(linear_examples(20, seed=1))[12:], collate=forget.batch_of),
+            "retain test": Examples(list(linear_examples(36, seed=2))[24:], collate=forget.batch_of),
+        },
+        objective=Ridge(),
+        effort=effort,
+        **options,
+    )
