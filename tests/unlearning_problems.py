@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -16,7 +17,13 @@ from recon.datasets.random import as_generator
 from recon.datasets.tensors import TensorBatch
 from recon.physics.matrix import MatrixOperator
 from recon.training.batches import TrainingBatch
+from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples, Item
+from recon.unlearning.objectives import Objective
+from recon.unlearning.registry import methods
+
+A, B = slice(0, 3), slice(3, 5)
+"""Entries of measurements that, where two sets have none in common (`only`), are of what is kept and of the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,10 +82,32 @@ def linear_examples(count: int, n: int = 5, m: int = 3, *, seed: int = 0, noise:
     return Examples(items, collate=_collate)
 
 
+def inputs(examples: Examples) -> Float[Tensor, "b n"]:
+    """Measurements of all examples."""
+    return torch.stack([item.content[0] for item in examples])
+
+
+def targets(examples: Examples) -> Float[Tensor, "b m"]:
+    """Targets of all examples."""
+    return torch.stack([item.content[1] for item in examples])
+
+
+def with_inputs(examples: Examples, change: Callable[[Tensor, int], Tensor]) -> Examples:
+    """The same examples, the measurements of each changed, given its number."""
+    items = [replace(item, content=(change(item.content[0], i), *item.content[1:])) for i, item in enumerate(examples)]
+    return Examples(items, collate=examples._collate)
+
+
+def only(examples: Examples, kept: slice) -> Examples:
+    """The same examples, their measurements zero but for some entries."""
+    mask = torch.zeros_like(examples[0].content[0])
+    mask[kept] = 1
+    return with_inputs(examples, lambda y, _: mask * y)
+
+
 def ridge_solution(examples: Examples, penalty: float = 1e-2) -> Float[Tensor, "m n"]:
     """Minimum of `Ridge` over all examples."""
-    y = torch.stack([item.content[0] for item in examples])
-    x = torch.stack([item.content[1] for item in examples])
+    y, x = inputs(examples), targets(examples)
     gram = y.T @ y / len(y) + penalty * torch.eye(y.shape[1], dtype=y.dtype)
     return torch.linalg.solve(gram, y.T @ x / len(y)).T
 
@@ -90,6 +119,33 @@ def fitted(examples: Examples, penalty: float = 1e-2) -> LinearNetwork:
     with torch.no_grad():
         model.layers[0].weight.copy_(weights)
     return model
+
+
+def hidden(seed: int = 0) -> LinearNetwork:
+    """A network with a hidden layer, of random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LinearNetwork(5, 3, hidden=4).double()
+
+
+def weight(model: LinearNetwork) -> Tensor:
+    """The weights of the first layer."""
+    return model.layers[0].weight.detach()
+
+
+def whole(count: int, **options: object) -> Budget:
+    """A budget whose batches are whole sets, of quadratic losses."""
+    return Budget(**{"batch_size": count, "objective": Ridge(), "clip": 1e6, **options})
+
+
+def budget(steps: int = 300, lr: float = 0.03, objective: Objective | None = None, **more: object) -> Budget:
+    """A budget to converge with, of a dozen examples at once."""
+    return whole(12, steps=steps, lr=lr, objective=objective or Ridge(), **more)
+
+
+def run(name: str, model: Reconstructor, forget: Examples, retain: Examples, budget: Budget, **options: object):
+    """Let a method work on a copy of a network."""
+    return methods[name].function(copy.deepcopy(model), forget, retain, budget, **options)
 
 
 def _collate(contents: Sequence[tuple[Tensor, Tensor, str]]) -> LinearBatch:

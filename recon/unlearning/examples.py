@@ -102,7 +102,14 @@ class Examples(Sequence[Item]):
         return tuple(item.name for item in self)
 
     def batch(self, indices: Sequence[int]) -> TrainingBatch:
-        """Make a batch of items of one group."""
+        """Make a batch of items of one group.
+
+        Raises
+        ------
+        OptionError
+            There are none to make it of.
+        """
+        self._check_any()
         return self.batch_of([self._items[i].content for i in indices])
 
     def batch_of(self, contents: Sequence[Any]) -> TrainingBatch:
@@ -129,9 +136,12 @@ class Examples(Sequence[Item]):
         journal = active()
         return self._endless(size, rng, Cursor() if journal is None else journal.cursor())
 
-    def _endless(self, size: int, rng: torch.Generator, cursor: Cursor) -> Iterator[TrainingBatch]:
+    def _check_any(self) -> None:
         if not self._items:
             raise OptionError("an empty set of examples")
+
+    def _endless(self, size: int, rng: torch.Generator, cursor: Cursor) -> Iterator[TrainingBatch]:
+        self._check_any()
         groups = [item.group for item in self]
         while True:
             order = torch.randperm(len(self), generator=rng).tolist()

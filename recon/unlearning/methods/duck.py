@@ -24,6 +24,7 @@ from recon.physics.errors import OptionError
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.examples import Examples
 from recon.unlearning.features import feature_layer, features, pooled
+from recon.unlearning.gradients import at_most
 from recon.unlearning.registry import register
 
 _MOST = 200  # examples that centroids are of
@@ -92,8 +93,7 @@ def centroids_of(
     model: Reconstructor, examples: Examples, name: str, count: int, budget: Budget
 ) -> Float[Tensor, "k channel"]:
     """Return the centroids of the features of examples, at most 200, drawn by the budget's seed."""
-    some = examples.subset(torch.randperm(len(examples), generator=budget.rng(4))[:_MOST].tolist())
-    batches = some.batches(budget.batch_size)
+    batches = at_most(examples, _MOST, budget.rng(4)).batches(budget.batch_size)
     found = torch.cat([pooled(features(model, b.y, b.physics(), name, budget.meter)) for b in batches])
     if count == 1:
         return found.mean(0, keepdim=True)

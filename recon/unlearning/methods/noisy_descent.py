@@ -15,6 +15,7 @@ from recon.physics.errors import DataError, OptionError
 from recon.unlearning.budget import Budget
 from recon.unlearning.deletion import Statement, divergence, epsilon_of, noise_for
 from recon.unlearning.examples import Examples
+from recon.unlearning.journal import active
 from recon.unlearning.layers import flat
 from recon.unlearning.readout import find_readout, readout_weights, set_readout, statistics, write_weights
 from recon.unlearning.registry import register
@@ -140,7 +141,8 @@ def _all(
     write_weights(weights, projected(flat(weights).detach(), ball))
     batches = retain.endless(budget.batch_size, budget.rng(0))
     for_training(model)
-    for k in range(budget.steps):
+    journal = active()
+    for k in range(0 if journal is None else journal.begin(weights, ()), budget.steps):
         rng = budget.rng(1, k)
         model.zero_grad(set_to_none=True)
         value = budget.loss(model, next(batches), rng)
@@ -157,6 +159,8 @@ def _all(
             gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in weights])
             w = projected(contraction * w - lr * gradient, ball)
             write_weights(weights, w + noise * torch.randn(w.shape, generator=rng, dtype=w.dtype).to(w.device))
+        if journal is not None:
+            journal.step(k + 1, last=k + 1 == budget.steps, weights=weights, stateful=())
         if budget.progress is not None:
             budget.progress(k + 1, budget.steps)
     model.zero_grad(set_to_none=True)
