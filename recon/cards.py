@@ -8,11 +8,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recon.physics.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Range = tuple[float, float]
+UNLEARNING = "unlearning"
+"""Of the requests to forget among a card's figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,11 @@ class Card:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
 
+    @property
+    def requests(self) -> list[Mapping[str, Any]]:
+        """Requests to forget that were carried out, oldest first; see `recon.unlearn`."""
+        return list(self.figures.get(UNLEARNING, {}).get("requests", []))
+
     def completed(self, **known: Any) -> Card:
         """Return the card with what the writer of a file knows, and the time where it has none."""
         created = self.created or datetime.now(UTC).isoformat(timespec="seconds")
@@ -92,6 +102,11 @@ class Card:
     def as_json(self) -> str:
         """Return the text of the file."""
         return json.dumps(self.as_dict(), indent=2) + "\n"
+
+
+def card_of(model: nn.Module) -> Card:
+    """Return the card of a network, an empty one where it has none."""
+    return getattr(model, "card", None) or Card()
 
 
 def read_card(path: Path) -> Card:

@@ -36,7 +36,7 @@ _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
 def save_checkpoint(
-    path: str | Path, model: LearnedReconstructor, card: Card, *, half: bool = False, overwrite: bool = False
+    path: str | Path, model: Reconstructor, card: Card, *, half: bool = False, overwrite: bool = False
 ) -> Card:
     """Write weights and card, both or neither.
 
@@ -62,9 +62,17 @@ def save_checkpoint(
     ------
     OutputError
         The file exists, the folder is read-only, the disk is full.
+    OptionError
+        A model of another package.
     CheckpointError
-        Another ending, or weights that are not finite.
+        One that is not registered, another ending, or weights that are not finite.
     """
+    if not isinstance(model, LearnedReconstructor):
+        raise OptionError(
+            "only registered networks have a file of weights here",
+            found=type(model).__name__,
+            cure="Save its state_dict with PyTorch",
+        )
     path = Path(path)
     if path.suffix != ENDING:
         raise CheckpointError("weights are saved under another ending", file=path, expected=ENDING)

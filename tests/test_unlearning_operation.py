@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from dataclasses import replace
@@ -12,13 +11,13 @@ import torch
 from unlearning_problems import LinearNetwork, Ridge, fitted, linear_examples
 
 import recon
-from recon.cards import Card
+from recon.cards import Card, card_of
 from recon.physics.errors import DataError, OptionError, OutputError, ShapeError
+from recon.unlearning import registry
 from recon.unlearning.audit import Audit, Check
-from recon.unlearning.budget import Budget, Meter
+from recon.unlearning.budget import Budget
 from recon.unlearning.choice import choose
 from recon.unlearning.examples import Examples
-from recon.unlearning.history import card_of, requests_of
 from recon.unlearning.registry import methods
 from recon.unlearning.sources import Reading
 from recon.unlearning.verdict import FORGOTTEN, NOT_FORGOTTEN, NOT_SHOWN, Losses, judge
@@ -63,7 +62,7 @@ def test_retraining_is_called_forgotten_and_the_original_is_left_alone(problem):
     assert {check.name for check in done.verdict.checks} >= {"membership", "retain loss", "drift"}
     assert told[0][0] == "unlearning"
     assert told[-1] == ("auditing", 2, 2)
-    (record,) = requests_of(done.card)
+    (record,) = done.card.requests
     assert (record["method"], record["seed"], record["steps"]) == ("retrain", 3, 150)
     assert record["forgotten"]["digests"] == [item.digest for item in forget]
     assert record["cost"]["samples"] == 150 * 32
@@ -85,7 +84,7 @@ def test_nothing_done_is_not_called_forgotten_and_the_figure_is_named(problem):
     assert done.card.summary.startswith("NOT FORGOTTEN (")
     for name in done.verdict.failed:
         assert name in done.verdict.why
-        assert name in requests_of(done.card)[0]["verdict"]["failed"]
+        assert name in done.card.requests[0]["verdict"]["failed"]
     assert any("NOT FORGOTTEN" in note for note in done.notes)
 
 
@@ -123,7 +122,7 @@ class Spy(Ridge):
 def test_a_part_of_the_retain_set_is_held_out(problem):
     spy, retain = Spy(), problem[2]
     done = request(problem, method="finetune", audit=("cka",), budget=Budget(steps=8, objective=spy))
-    (record,) = requests_of(done.card)
+    (record,) = done.card.requests
     assert record["kept"]["examples"] == 32
     assert any("held out, in place of test data: 8" in note for note in done.notes)
     assert spy.seen == {item.name for item in retain if item.digest in record["kept"]["digests"]}
@@ -153,8 +152,8 @@ def test_five_requests_in_a_row_drift_no_further_than_allowed():
             drift=0.1, budget=QUICK, audit="none",
         )  # fmt: skip
         model = done.model
-        assert len(requests_of(done.card)) == number
-        drifts.append(requests_of(done.card)[-1]["drift"])
+        assert len(done.card.requests) == number
+        drifts.append(done.card.requests[-1]["drift"])
     assert max(drifts) <= 0.1
 
     def change(examples):
@@ -164,18 +163,18 @@ def test_five_requests_in_a_row_drift_no_further_than_allowed():
 
     assert change(retain) == pytest.approx(drifts[-1], abs=1e-6)  # the factors of all requests multiply up
     assert change(others) <= 0.1
-    assert all(check.passed for check in done.verdict.checks if check.name == "drift")
-    gone = [digest for record in requests_of(done.card) for digest in record["forgotten"]["digests"]]
+    assert [check.passed for check in done.verdict.checks if check.name == "drift"] == [True]
+    gone = [digest for record in done.card.requests for digest in record["forgotten"]["digests"]]
     assert gone == [item.digest for forget in sets for item in forget]
 
 
 def test_too_much_drift_is_repaired_or_told(problem):
     bold = {"method": "gradient_ascent", "options": {"bound": 10.0, "rate": 10.0}}
     free = request(problem, drift=1e6, **bold)
-    assert free.card.figures["unlearning"]["requests"][0]["retain loss"] > 2
+    assert free.card.requests[0]["retain loss"] > 2
     held = request(problem, drift=0.5, **bold)
-    assert held.card.figures["unlearning"]["requests"][0]["retain loss"] <= 1.5
-    once = requests_of(held.card)[0]["cost"]["samples"] / requests_of(free.card)[0]["cost"]["samples"]
+    assert held.card.requests[0]["retain loss"] <= 1.5
+    once = held.card.requests[0]["cost"]["samples"] / free.card.requests[0]["cost"]["samples"]
     assert 1 < once <= 4  # rounds of repair are counted
     alone = request(problem, retain=None, retain_test=problem[4], drift=0.0, **bold)  # with nothing to repair on
     assert alone.verdict.outcome == NOT_FORGOTTEN
@@ -256,9 +255,9 @@ def test_the_method_fits_budget_and_data():
     assert (asked.method.name, asked.why, asked.options) == ("finetune", "asked for", {"rate": 2.0})
 
 
-def test_no_retain_set_and_no_truth(problem):
+def test_no_retain_set(problem):
     alone = request(problem, retain=None)
-    assert requests_of(alone.card)[0]["method"] == "gradient_ascent"
+    assert alone.card.requests[0]["method"] == "gradient_ascent"
     assert (weights(alone.model) - weights(problem[0])).norm() > 0
 
 
@@ -285,7 +284,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_was_not(problem, tmp_path,
     again = request(problem, method=method, state=state, budget=replace(QUICK, objective=spy))
     assert spy.steps == 30 - at
     assert torch.equal(weights(again.model), weights(whole.model))
-    spent, wanted = (requests_of(one.card)[0]["cost"] for one in (again, whole))
+    spent, wanted = (one.card.requests[0]["cost"] for one in (again, whole))
     assert spent["samples"] == wanted["samples"]
     third = request(problem, method=method, state=state, progress=lambda *_: pytest.fail("nothing is left to be done"))
     assert torch.equal(weights(third.model), weights(whole.model))
@@ -365,9 +364,7 @@ def test_truth_that_is_not_there(problem, monkeypatch):
     blind = Examples(list(forget), collate=lambda contents: without_target(forget, contents))
     with pytest.raises(OptionError, match=r"supervised loss needs ground truth.*set 1, example 0"):
         request(problem, forget=blind, loss="supervised")
-    picky = copy.copy(methods["finetune"])
-    object.__setattr__(picky, "needs_truth", True)
-    monkeypatch.setitem(__import__("recon.unlearning.registry", fromlist=["_METHODS"])._METHODS, "finetune", picky)
+    monkeypatch.setitem(registry._METHODS, "finetune", replace(methods["finetune"], needs_truth=True))
     with pytest.raises(OptionError, match=r"finetune needs ground truth.*set 1, example 0"):
         request(problem, forget=blind, method="finetune")
 
@@ -378,8 +375,6 @@ def without_target(examples, contents):
     return batch
 
 
-def test_a_history_is_that_of_the_card():
-    model = LinearNetwork(5, 3)
-    assert card_of(model) == Card()
-    assert requests_of(Card()) == []
-    assert Meter().samples == 0
+def test_a_network_without_a_card_has_forgotten_nothing():
+    assert card_of(LinearNetwork(5, 3)) == Card()
+    assert Card().requests == []

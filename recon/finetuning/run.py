@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from deepinv.models import Reconstructor
 
-from recon.cards import Card, Covers
+from recon.cards import UNLEARNING, Card, Covers, card_of
 from recon.checkpoint import save_checkpoint
 from recon.finetuning.data import MOST, Data, Gathered, measurements_of
 from recon.finetuning.holding_out import Holding, hold_out
@@ -28,7 +28,6 @@ from recon.prepare import Preparation
 from recon.zoo import load_model
 
 _STANDARD = Descent()
-_REQUESTS = "unlearning"  # among the card's figures
 _OPERATORS = 32  # that are looked at, and that an image is measured by again, at most
 
 
@@ -59,21 +58,7 @@ class FineTuned:
         return self.course.step > 0
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Card:
-        """Write the weights, ``NAME.safetensors``, and their card beside them; see `recon.checkpoint.save_checkpoint`.
-
-        Raises
-        ------
-        CheckpointError
-            A model that is not of a registered class, or another ending.
-        OutputError
-            The file exists, or cannot be written.
-        """
-        if not isinstance(self.model, LearnedReconstructor):
-            raise OptionError(
-                "only registered networks have a file of weights here",
-                found=type(self.model).__name__,
-                cure="Save its state_dict with PyTorch",
-            )
+        """Write the weights, ``NAME.safetensors``, and their card; see `recon.checkpoint.save_checkpoint`."""
         return save_checkpoint(path, self.model, self.card, overwrite=overwrite)
 
 
@@ -218,9 +203,7 @@ def _check_not_forgotten(own: Reconstructor, measurements: Gathered) -> None:
     DataError
         One would be.
     """
-    card: Card = getattr(own, "card", None) or Card()
-    requests = card.figures.get(_REQUESTS, {}).get("requests", [])
-    gone = {sha for request in requests for sha in request["forgotten"]["files"].values()}
+    gone = {sha for request in card_of(own).requests for sha in request["forgotten"]["files"].values()}
     for origin in measurements.origins:
         if origin.sha256 in gone:
             raise DataError(
@@ -253,7 +236,7 @@ def _notes(course: Course, told: dict[str, str]) -> tuple[str, ...]:
 
 
 def _card(own: Reconstructor, measurements: Gathered, figures: dict[str, Any], *, improved: bool) -> Card:
-    before: Card = getattr(own, "card", None) or Card()
+    before = card_of(own)
     if not improved:
         return replace(before, figures={**before.figures, **figures})
     names = tuple(f"{o.name} (measurements only, sha256 {o.sha256[:12]}...)" for o in measurements.origins)
@@ -271,7 +254,7 @@ def _card(own: Reconstructor, measurements: Gathered, figures: dict[str, Any], *
         split=before.split,
         covers=_covers(before.covers, measurements[: min(len(measurements), _OPERATORS)]),
         # What was measured of the network before, and its intervals, do not hold for this one; requests to forget do.
-        figures={**{key: before.figures[key] for key in (_REQUESTS,) if key in before.figures}, **figures},
+        figures={**{key: kept for key, kept in before.figures.items() if key == UNLEARNING}, **figures},
     )
 
 

@@ -10,30 +10,18 @@ from typing import Any
 
 from deepinv.models import Reconstructor
 
-from recon.cards import Card
+from recon.cards import UNLEARNING, Card
 from recon.checkpoint import distinct
 from recon.physics.errors import DataError
 from recon.unlearning.examples import Examples
 from recon.unlearning.verdict import FORGOTTEN, Verdict
 
-KEY = "unlearning"
-"""Of the requests among the card's figures."""
 _DIGITS = 16  # of an example's digest
 
 
-def card_of(model: Reconstructor) -> Card:
-    """Return the card of a network, an empty one where it has none."""
-    return getattr(model, "card", None) or Card()
-
-
-def requests_of(card: Card) -> list[Mapping[str, Any]]:
-    """Return the requests to forget that were carried out already, oldest first."""
-    return list(card.figures.get(KEY, {}).get("requests", []))
-
-
 def drift_of(card: Card) -> float:
-    """Return the logarithm of the factor by which they changed the loss on what is kept, as far as it is known."""
-    return float(sum(math.log(request["retain loss"]) for request in requests_of(card) if request["retain loss"]))
+    """Return the logarithm of the factor by which all requests changed the loss on what is kept, where it is known."""
+    return float(sum(math.log(request["retain loss"]) for request in card.requests if request["retain loss"]))
 
 
 def check_not_forgotten(card: Card, examples: Examples, what: str) -> None:
@@ -44,7 +32,7 @@ def check_not_forgotten(card: Card, examples: Examples, what: str) -> None:
     DataError
         It would.
     """
-    for number, request in enumerate(requests_of(card), 1):
+    for number, request in enumerate(card.requests, 1):
         gone = set(request["forgotten"]["digests"])
         files = set(request["forgotten"]["files"].values())
         names = [item.name for item in examples if item.digest[:_DIGITS] in gone]
@@ -91,7 +79,7 @@ def extended(card: Card, own: str, request: Mapping[str, Any], verdict: Verdict)
     verdict
         What may be said; unless it is forgotten, the summary says so first.
     """
-    requests = [*requests_of(card), dict(request)]
+    requests = [*card.requests, dict(request)]
     files = request["forgotten"]["files"]
     what = ", ".join(list(files)[:3]) + f" and {len(files) - 3} more files" * (len(files) > 3)
     what = what or f"{request['forgotten']['examples']} examples"
@@ -108,6 +96,6 @@ def extended(card: Card, own: str, request: Mapping[str, Any], verdict: Verdict)
         command=f"recon.unlearn, seed {request['seed']}",
         trained_on=tuple(name for name in card.trained_on if not (done and name in files)),
         tested_on=(),
-        figures={KEY: {"requests": requests}},  # what was measured before does not hold for these weights
+        figures={UNLEARNING: {"requests": requests}},  # what was measured before does not hold for these weights
         calibration={},
     )

@@ -14,10 +14,9 @@ from typing import Any
 
 from deepinv.models import Reconstructor
 
-from recon.cards import Card
+from recon.cards import Card, card_of
 from recon.checkpoint import save_checkpoint
 from recon.datasets.atomic import atomic_path
-from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import OptionError
 from recon.unlearning.audit import CHEAP, ROWS, Audit, Thresholds
 from recon.unlearning.audit import audit as run_audit
@@ -25,7 +24,7 @@ from recon.unlearning.budget import Budget, Meter
 from recon.unlearning.budget import Progress as Steps
 from recon.unlearning.choice import Choice, choose
 from recon.unlearning.gathering import Sets, gather, objective_of, try_forward, without_truth
-from recon.unlearning.history import card_of, described, drift_of, extended, weights_sha256
+from recon.unlearning.history import described, drift_of, extended, weights_sha256
 from recon.unlearning.sources import Reading
 from recon.unlearning.verdict import FORGOTTEN, PRICE, Verdict, judge, unknown_members
 from recon.unlearning.work import Work
@@ -69,23 +68,7 @@ class Unlearned:
         return self.verdict.outcome == FORGOTTEN
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Card:
-        """Write the weights, ``NAME.safetensors``, and their card beside them; see `recon.checkpoint.save_checkpoint`.
-
-        Raises
-        ------
-        OptionError
-            A model that is not of a registered class.
-        CheckpointError
-            Another ending, or weights that are not finite.
-        OutputError
-            The file exists, or cannot be written.
-        """
-        if not isinstance(self.model, LearnedReconstructor):
-            raise OptionError(
-                "only registered networks have a file of weights here",
-                found=type(self.model).__name__,
-                cure="Save its state_dict with PyTorch",
-            )
+        """Write the weights, ``NAME.safetensors``, and their card; see `recon.checkpoint.save_checkpoint`."""
         return save_checkpoint(path, self.model, self.card, overwrite=overwrite)
 
 
@@ -202,9 +185,10 @@ def unlearn(
             seed=seed,
             progress=_steps(progress, "auditing"),
         )
-    verdict = judge(found, losses, drift=total, most=drift)
+    told = None if found is None else found.as_dict()
     for note in () if found is None else found.notes:
         warnings.warn(note, stacklevel=2)
+    verdict = judge(found, losses, drift=total, most=drift)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **request,
@@ -218,7 +202,7 @@ def unlearn(
         "weights moved": work.moved(tuned),
         "verdict": {"outcome": verdict.outcome, "failed": list(verdict.failed), "why": verdict.why},
         "checks": [{**asdict(check), "value": _number(check.value)} for check in verdict.checks],
-        "audit": None if found is None else {key: found.as_dict()[key] for key in ("score", "cannot", "notes")},
+        "audit": None if told is None else {key: told[key] for key in ("score", "cannot", "notes")},
     }
     card = extended(before, type(own).__name__, record, verdict)
     tuned.__dict__["card"] = card  # also of networks that have none by their class: the next request knows of this one
@@ -294,7 +278,7 @@ def _notes(
         notes.append(f"self-supervised: {without} has no ground truth")
     matrices = {item.group for _, examples in sets for item in examples}
     if len(matrices) > 1:
-        notes.append(f"examples of {len(matrices)} matrices: a batch holds one of them")
+        notes.append(f"examples of {len(matrices)} matrices or operators: a batch holds one of them")
     if sets.validation is not None and sets.retain_test is None:
         notes.append(f"held out, in place of test data: {len(sets.validation)} of the retain set's examples")
     if found is not None:

@@ -135,9 +135,9 @@ def _chance(row: Mapping[str, Any]) -> list[Check]:
     return [Check(_CHANCE, away, f"an area within {bar:.2g} of a half", away <= bar)]
 
 
-def unknown_members(audit: Audit | None) -> bool:
+def unknown_members(audit: Audit) -> bool:
     """Tell whether nothing could be said of whether the joint network knew what was to be forgotten."""
-    return audit is None or JOINT not in audit.figures.get("membership", {})
+    return JOINT not in audit.figures.get("membership", {})
 
 
 def factor(before: float, after: float) -> float:
