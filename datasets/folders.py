@@ -26,3 +26,8 @@ def count_others(folder: Path, ours: list[Path]) -> int:
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Return a key that sorts numbers within names by their value."""
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name)]
+
+
+def is_companion(path: Path) -> bool:
+    """Tell whether a file is the header of a BART pair, which is one input under the name of its data."""
+    return path.suffix == ".hdr" and path.with_suffix(".cfl").exists()

@@ -90,6 +90,7 @@ def test_a_second_request_keeps_the_first_and_prints_the_figures(folder, capsys)
         "figures cannot be given",
     ):
         assert word in printed
+    assert "--option bound=1.5 --model" in read_card(folder / "newer.json").command
     requests = read_card(folder / "newer.json").figures["unlearning"]["requests"]
     assert [list(r["forgotten"]["files"]) for r in requests] == [["neck.npz"], ["knee.npz"]]
     assert requests[1]["options"] == {"bound": 1.5}
@@ -123,7 +124,9 @@ def test_measurements_without_truth_and_of_several_matrices_and_coils(folder, ca
 def test_single_slices_of_files_that_are_kept(folder, capsys):
     words = command(folder, "--method", "finetune", "--audit", "none", "--slices", "1", "--json", retain="neck.npz")
     assert main(words) == 0
-    (request,) = json.loads(capsys.readouterr().out)["card"]["figures"]["unlearning"]["requests"]
+    card = json.loads(capsys.readouterr().out)["card"]
+    assert "--slices 1 --model" in card["command"]
+    (request,) = card["figures"]["unlearning"]["requests"]
     assert (request["forgotten"]["examples"], request["kept"]["examples"]) == (1, 2)
     assert request["forgotten"]["files"] == {}
     assert not set(request["forgotten"]["digests"]) & set(request["kept"]["digests"])

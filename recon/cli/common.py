@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 import math
+import shlex
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from recon.physics.errors import FileFormatError
+from recon.json_text import json_text
+from recon.physics.errors import CheckpointError, FileFormatError
 
 OUT, ERR = Console(), Console(stderr=True)
+INTERRUPTED = 130
+"""Exit status after Ctrl-C or a termination signal."""
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +40,14 @@ def expand(inputs: Sequence[str]) -> list[tuple[Path, bool]]:
     FileFormatError
         A pattern that matches nothing, an empty folder.
     """
+    from recon.datasets.folders import is_companion
+
     found: dict[Path, bool] = {}
     for text in inputs:
         path = Path(text)
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-            inside = [p for p in inside if not (p.suffix == ".hdr" and p.with_suffix(".cfl").exists())]
+            inside = [p for p in inside if not is_companion(p)]
             if not inside:
                 raise FileFormatError("the folder holds no file", file=path)
             for file in inside:
@@ -74,18 +79,7 @@ def numbers(text: str) -> list[int]:
 
 def print_json(value: object) -> None:
     """Print JSON; values that are not finite become null."""
-    print(json.dumps(finite(value), indent=2, default=str))
-
-
-def finite(value: object) -> object:
-    """Return ``value`` with every NaN and infinity replaced by None, which JSON can say."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
+    print(json_text(value))
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -145,3 +139,39 @@ def termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def check_weights(path: Path, *, overwrite: bool) -> None:
+    """Meet weights that cannot be written, or their card, before any work is done.
+
+    Raises
+    ------
+    CheckpointError
+        Another ending.
+    OutputError
+        One of both exists, or cannot be written.
+    """
+    from recon.checkpoint import ENDING
+    from recon.datasets.atomic import check_target
+
+    if path.suffix != ENDING:
+        raise CheckpointError("weights are saved under another ending", file=path, expected=ENDING)
+    for output in (path, path.with_suffix(".json")):
+        check_target(output, overwrite=overwrite)
+
+
+def command_line(args: argparse.Namespace, **spelt: Sequence[str]) -> str:
+    """Return the command that these arguments are given by, but for ``--json`` and ``--overwrite``.
+
+    Parameters
+    ----------
+    args
+        As parsed.
+    spelt
+        Words of the arguments that are not written as ``--name VALUE...``; they come first.
+    """
+    words = ["recon", args.verb, *(word for group in spelt.values() for word in group)]
+    for name, value in vars(args).items():
+        if name not in ("verb", "json", "overwrite", *spelt) and value is not None:
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)

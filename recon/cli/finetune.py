@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from recon.cli.common import ERR, OUT, add_json, print_json, print_pairs, progress_bar, termination_as_interrupt
-from recon.physics.errors import CheckpointError
-
-_INTERRUPTED = 130
+from recon.cli.common import (
+    ERR,
+    INTERRUPTED,
+    OUT,
+    add_json,
+    check_weights,
+    command_line,
+    print_json,
+    print_pairs,
+    progress_bar,
+    termination_as_interrupt,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,13 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fine-tune; the best weights so far are written after Ctrl-C and a termination signal too."""
-    from recon.checkpoint import ENDING
-    from recon.datasets.atomic import check_target
-
-    if args.out.suffix != ENDING:
-        raise CheckpointError("weights are saved under another ending", file=args.out, expected=ENDING)
-    for output in (args.out, args.out.with_suffix(".json")):
-        check_target(output, overwrite=args.overwrite)
+    check_weights(args.out, overwrite=args.overwrite)
     with progress_bar(quiet=args.json) as bar:
         task = bar.add_task("loading", total=None)
         from recon.finetuning.loop import Descent
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
                 progress=tell,
                 **others,
             )
-    card = replace(tuned.card, command=_command(args)) if tuned.improved else tuned.card
+    command = command_line(args, data=["--data", *map(str, args.data)])
+    card = replace(tuned.card, command=command) if tuned.improved else tuned.card
     card = replace(tuned, card=card).save(args.out, overwrite=args.overwrite)
     facts: dict[str, Any] = {
         "output": str(args.out),
@@ -112,14 +114,5 @@ def run(args: argparse.Namespace) -> int:
             OUT.print(f"note: {note}", markup=False, highlight=False)
     if tuned.course.stop == "interrupted":
         ERR.print("recon: interrupted; the best weights so far were written", markup=False, highlight=False)
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
-
-
-def _command(args: argparse.Namespace) -> str:
-    given = {name: value for name, value in vars(args).items() if name not in ("verb", "json", "overwrite", "data")}
-    words = ["recon", "finetune", "--data", *map(str, args.data)]
-    for name, value in given.items():
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import shlex
 import shutil
 import warnings
 from dataclasses import asdict, replace
@@ -13,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from recon.cli.common import (
     ERR,
+    INTERRUPTED,
     OUT,
     add_json,
+    check_weights,
+    command_line,
     numbers,
     print_json,
     print_pairs,
@@ -22,14 +24,14 @@ from recon.cli.common import (
     progress_bar,
     termination_as_interrupt,
 )
-from recon.physics.errors import CheckpointError, OptionError
+from recon.physics.errors import OptionError
 
 if TYPE_CHECKING:
     from recon.unlearning.examples import Examples
     from recon.unlearning.run import Unlearned
     from recon.unlearning.sources import Reading
 
-_NOT_FORGOTTEN, _INTERRUPTED = 1, 130
+_NOT_FORGOTTEN = 1  # exit status
 _SETS = ("forget", "retain", "forget_test", "retain_test")
 
 
@@ -88,20 +90,20 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             kept = f"; the same command goes on where it was, by what is in {state}" if state.exists() else ""
             ERR.print(f"recon: interrupted{kept}", markup=False, highlight=False, soft_wrap=True)
-            return _INTERRUPTED
+            return INTERRUPTED
     card = replace(result.card, command=_command(args))
     card = replace(result, card=card).save(args.out, overwrite=args.overwrite)
     if args.report is not None and result.audit is not None:
         result.audit.report(args.report, overwrite=args.overwrite)
     shutil.rmtree(state, ignore_errors=True)
     told = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    request = result.card.figures["unlearning"]["requests"][-1]
+    request = result.card.requests[-1]
     facts: dict[str, Any] = {
         "output": str(args.out),
         "outcome": result.verdict.outcome,
         "failed": ", ".join(result.verdict.failed) or None,
         "method": request["method"],
-        "requests so far": len(result.card.figures["unlearning"]["requests"]),
+        "requests so far": len(result.card.requests),
         "loss on what is forgotten, over before": request["forget loss"],
         "loss on what is kept, over before": request["retain loss"],
         "drift over all requests": request["drift"],
@@ -126,18 +128,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> Path:
     """Meet outputs that cannot be, before any work is done; return the folder of the state."""
-    from recon.checkpoint import ENDING
     from recon.datasets.atomic import check_target
 
-    if args.out.suffix != ENDING:
-        raise CheckpointError("weights are saved under another ending", file=args.out, expected=ENDING)
     if Path(args.model).exists() and args.out.exists() and args.out.samefile(args.model):
         raise OptionError("the original is kept, and is not written over", file=args.out, cure="Choose another --out")
-    for output in (args.out, args.out.with_suffix(".json"), args.report):
-        if output is not None:
-            check_target(output, overwrite=args.overwrite)
-    if args.report is not None and args.audit == "none":
-        raise OptionError("there is no report without an audit", cure="Leave out --report, or --audit none")
+    check_weights(args.out, overwrite=args.overwrite)
+    if args.report is not None:
+        check_target(args.report, overwrite=args.overwrite)
+        if args.audit == "none":
+            raise OptionError("there is no report without an audit", cure="Leave out --report, or --audit none")
     return args.out.with_suffix(".unlearning")
 
 
@@ -244,17 +243,8 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _command(args: argparse.Namespace) -> str:
-    words = ["recon", "unlearn"]
-    for name, value in vars(args).items():
-        if name in ("verb", "json", "overwrite") or value is None or value == []:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if name == "option":
-            words += [word for key, given in value for word in (flag, f"{key}={given}")]
-        elif name == "slices":
-            words += [flag, ",".join(map(str, value))]
-        elif isinstance(value, list):
-            words += [flag, *map(str, value)]
-        else:
-            words += [flag, str(value)]
-    return shlex.join(words)
+    return command_line(
+        args,
+        option=[word for name, value in args.option for word in ("--option", f"{name}={value}")],
+        slices=[] if args.slices is None else ["--slices", ",".join(map(str, args.slices))],
+    )

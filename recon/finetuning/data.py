@@ -18,6 +18,7 @@ from torch import Tensor
 from recon.compressed import prepare_compressed
 from recon.datasets import CompressedScan, Measurements, Scan, Source, Stamps
 from recon.datasets import open as open_file
+from recon.datasets.folders import is_companion
 from recon.finetuning.measurements import Measurement
 from recon.galaxies.catalogue import UNUSABLE
 from recon.galaxies.opening import open_stamps
@@ -178,7 +179,7 @@ def _items(data: Any) -> Iterator[Any]:
     if isinstance(data, str | Path):
         path = Path(data)
         inside = sorted(p for p in path.iterdir() if not p.name.startswith(".")) if path.is_dir() else [path]
-        yield from (p for p in inside if not (p.suffix == ".hdr" and p.with_suffix(".cfl").exists()))
+        yield from (p for p in inside if not is_companion(p))
     elif isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], Tensor):
         yield data
     elif isinstance(data, Iterable) and not isinstance(data, Tensor):

@@ -18,7 +18,7 @@ from torch import Tensor
 from recon.datasets import Image, Scan
 from recon.datasets import open as open_file
 from recon.datasets.anatomy import Volume, as_volume
-from recon.datasets.folders import natural_order
+from recon.datasets.folders import is_companion, natural_order
 from recon.datasets.random import child_generator
 from recon.datasets.scan import Source, wanted_slices
 from recon.datasets.tensors import TensorBatch
@@ -207,8 +207,7 @@ def _flat(data: Any) -> Iterator[Any]:
         inside = sorted(path.rglob("*"), key=lambda p: natural_order(p.relative_to(path).as_posix()))
         for file in inside:
             hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            header = file.suffix == ".hdr" and file.with_suffix(".cfl").exists()
-            if file.is_file() and not hidden and not header:
+            if file.is_file() and not hidden and not is_companion(file):
                 yield _File(file, path)
     elif isinstance(data, Scan | Image | Example | TrainingBatch | Tensor) or not isinstance(data, Iterable):
         yield data
