@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recon.unlearning.audit.relearning import PLAIN, QUANTISED
-from recon.unlearning.audit.subjects import FORGET_TEST, JOINT, ORACLE, UNLEARNED, CannotError
+from recon.unlearning.audit.subjects import FORGET_TEST, JOINT, NO_ORACLE, ORACLE, UNLEARNED, CannotError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class _NotAskedError(Exception):
 
 def _hallucination(row: Figures, bars: Thresholds) -> _Outcome:
     if "share of the excess gone" not in row:
-        why = "the joint model makes up no more than the oracle" if ORACLE in row["null-space energy"] else _NO_ORACLE
+        why = "the joint model makes up no more than the oracle" if ORACLE in row["null-space energy"] else NO_ORACLE
         raise CannotError(why)
     value = row["share of the excess gone"]
     return value, f"at least {bars.hallucination:g}", value >= bars.hallucination
@@ -133,7 +133,7 @@ def _membership(row: Figures, bars: Thresholds) -> _Outcome:
 def _cka(row: Figures, _bars: Thresholds) -> _Outcome:
     groups = _found(row, FORGET_TEST, "groups")
     if f"to {ORACLE}" not in groups:
-        raise CannotError(_NO_ORACLE)
+        raise CannotError(NO_ORACLE)
     pairs = [(groups[f"to {ORACLE}"][g], groups[f"to {JOINT}"][g]) for g in groups[f"to {ORACLE}"]]
     return _share_nearer([(1 - oracle, 1 - joint) for oracle, joint in pairs])
 
@@ -141,7 +141,7 @@ def _cka(row: Figures, _bars: Thresholds) -> _Outcome:
 def _probe(row: Figures, _bars: Thresholds) -> _Outcome:
     accuracy = row["balanced accuracy"]
     if ORACLE not in accuracy:
-        raise CannotError(_NO_ORACLE)
+        raise CannotError(NO_ORACLE)
     own = accuracy[UNLEARNED]
     return _share_nearer([(abs(own[g] - accuracy[ORACLE][g]), abs(own[g] - accuracy[JOINT][g])) for g in own])
 
@@ -172,7 +172,6 @@ def _cost(what: str) -> Callable[[Figures, Thresholds], _Outcome]:
     return judge
 
 
-_NO_ORACLE = "the oracle was not given"
 _BARS: dict[str, tuple[str, Callable[[Figures, Thresholds], _Outcome]]] = {
     "retain PSNR": ("quality", _quality("psnr", "retain_psnr", " dB")),
     "retain SSIM": ("quality", _quality("ssim", "retain_ssim", "")),
@@ -197,6 +196,6 @@ FORGETTING = frozenset({"forget side", "membership", "membership, to chance", "C
 def _found(row: Figures, *path: str) -> Any:
     for key in path:
         if key not in row:
-            raise CannotError(_NO_ORACLE if "oracle" in key else f"there is no figure of the {key}")
+            raise CannotError(NO_ORACLE if "oracle" in key else f"there is no figure of the {key}")
         row = row[key]
     return row

@@ -26,6 +26,7 @@ from recon.unlearning.audit.subjects import (
     FORGET,
     FORGET_TEST,
     JOINT,
+    NO_ORACLE,
     ORACLE,
     RETAIN,
     RETAIN_TEST,
@@ -48,7 +49,7 @@ def cka(subjects: Subjects) -> Row:
     """Likeness of the unlearned network's layers to those of the joint network and of the oracle."""
     names = [UNLEARNED, *subjects.present(JOINT, ORACLE)]
     figures: dict[str, Any] = {}
-    cannot: dict[str, str] = {} if ORACLE in subjects.models else {"likeness to the oracle": "the oracle was not given"}
+    cannot: dict[str, str] = {} if ORACLE in subjects.models else {"likeness to the oracle": NO_ORACLE}
     for examples in (FORGET_TEST, RETAIN_TEST):
         try:
             few = _few(subjects, examples)

@@ -11,6 +11,7 @@ from recon.unlearning.audit.subjects import (
     FORGET_ORACLE,
     FORGET_TEST,
     JOINT,
+    NO_ORACLE,
     ORACLE,
     RETAIN_TEST,
     SCRATCH,
@@ -86,6 +87,6 @@ def adaptive_score(subjects: Subjects, figures: dict[str, Any]) -> float:
     if "ssim" not in forgotten.get(UNLEARNED, {}) or "ssim" not in kept[UNLEARNED]:
         raise CannotError("it needs the SSIM on test examples of both sets")
     if ORACLE not in forgotten:
-        raise CannotError("the oracle was not given")
+        raise CannotError(NO_ORACLE)
     lost = kept[JOINT]["ssim"] - kept[UNLEARNED]["ssim"]
     return float((1 - lost) / (1 + abs(forgotten[UNLEARNED]["ssim"] - forgotten[ORACLE]["ssim"])))

@@ -28,6 +28,7 @@ from recon.unlearning.audit.subjects import (
     FORGET,
     FORGET_TEST,
     JOINT,
+    NO_ORACLE,
     ORACLE,
     RETAIN_TEST,
     UNLEARNED,
@@ -54,7 +55,7 @@ def hallucination(subjects: Subjects) -> Row:
     cannot: dict[str, str] = {}
     energy = figures["null-space energy"]
     if ORACLE not in energy:
-        cannot["excess of null-space energy"] = "the oracle was not given"
+        cannot["excess of null-space energy"] = NO_ORACLE
     else:
         figures["excess"] = {name: value - energy[ORACLE] for name, value in energy.items() if name != ORACLE}
         if figures["excess"][JOINT] > 0:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recon.datasets.random import child_generator
 from recon.training.batches import TrainingBatch
-from recon.unlearning.audit.subjects import FORGET, JOINT, ORACLE, UNLEARNED, Row, Subjects, spread
+from recon.unlearning.audit.subjects import FORGET, JOINT, NO_ORACLE, ORACLE, UNLEARNED, Row, Subjects, spread
 from recon.unlearning.examples import Examples
 
 _SLICES = 16
@@ -39,7 +39,7 @@ def leak(subjects: Subjects) -> Row:
     best = {name: {str(k): float(expected_best(found, k).mean()) for k in ks} for name, found in levels.items()}
     figures: dict[str, Any] = {"quality of the best of k, dB": best}
     if ORACLE not in levels:
-        return Row(figures, {"leak": "the oracle was not given"})
+        return Row(figures, {"leak": NO_ORACLE})
     worst = levels[UNLEARNED].amax(1) - levels[ORACLE].amax(1)
     figures["leak at k, dB"] = {k: value - best[ORACLE][k] for k, value in best[UNLEARNED].items()}
     figures["largest leak, dB"] = float(worst.max())

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.stats import rankdata
 
-from recon.unlearning.audit.subjects import FORGET, JOINT, ORACLE, UNLEARNED, Row, Subjects
+from recon.unlearning.audit.subjects import FORGET, JOINT, NO_ORACLE, ORACLE, UNLEARNED, Row, Subjects
 
 _FALSE = 0.01  # rate of false positives at which the true ones are told [Carlini 2022]
 _CLEAR = 2.0  # standard errors above chance at which the joint network is said to know its members
@@ -36,7 +36,7 @@ def membership(subjects: Subjects) -> Row:
 def distance_row(figures: dict[str, Any]) -> Row:
     """Add the distance of the unlearned network's area to the oracle's."""
     if ORACLE not in figures:
-        return Row(figures, {"distance to oracle": "the oracle was not given"})
+        return Row(figures, {"distance to oracle": NO_ORACLE})
     gap = abs(figures[UNLEARNED]["auc"] - figures[ORACLE]["auc"])
     return Row({**figures, "distance to oracle": gap})
 

@@ -24,6 +24,7 @@ from recon.unlearning.audit.subjects import (
     FORGET,
     FORGET_TEST,
     JOINT,
+    NO_ORACLE,
     ORACLE,
     SCRATCH,
     THIRD,
@@ -70,7 +71,7 @@ def relearning(subjects: Subjects) -> Row:
         if ORACLE in areas:
             figures[name]["area over the oracle's"] = areas[UNLEARNED] / areas[ORACLE]
         else:
-            cannot[f"area over the oracle's, {name}"] = "the oracle was not given"
+            cannot[f"area over the oracle's, {name}"] = NO_ORACLE
     if PLAIN not in figures:
         raise CannotError(cannot[PLAIN])
     return Row(figures, cannot)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recon.datasets.atomic import atomic_path
+from recon.json_text import finite, json_text
 from recon.unlearning.audit.checks import FORGETTING, Check
 from recon.unlearning.audit.subjects import Picture
 
@@ -66,7 +65,7 @@ class Audit:
             "settings": self.settings,
             "figures": self.figures,
         }
-        return {key: _plain(value) for key, value in record.items()}
+        return {key: finite(value) for key, value in record.items()}
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write JSON.
@@ -77,7 +76,7 @@ class Audit:
             The file exists, or cannot be written.
         """
         with atomic_path(path, overwrite=overwrite) as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(json_text(self.as_dict()) + "\n", encoding="utf-8")
 
     def report(self, path: str | Path, *, others: Mapping[str, Audit] | None = None, overwrite: bool = False) -> None:
         """Write one HTML file that needs no other.
@@ -100,13 +99,3 @@ class Audit:
 
         with atomic_path(path, overwrite=overwrite) as temporary:
             temporary.write_text(audit_page(self, others or {}), encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recon.unlearning.audit.subjects import FORGET_TEST, JOINT, ORACLE, UNLEARNED
+from recon.unlearning.audit.subjects import FORGET_TEST, JOINT, NO_ORACLE, ORACLE, UNLEARNED
 
-_NO_ORACLE = "the oracle was not given"
 # Gaps between the joint network and the oracle below which a share of them means nothing.
 _ALIKE = {"quality": 0.02, "hallucination": 1e-6, "CKA": 1e-3, "membership": 0.01}
 
@@ -26,7 +25,7 @@ def score(rows: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[s
         try:
             unlearned, joint, oracle = figures(rows[row])
         except KeyError as error:
-            cannot[f"gap closed, {name}"] = _NO_ORACLE if "oracle" in str(error) else f"{error.args[0]} is not known"
+            cannot[f"gap closed, {name}"] = NO_ORACLE if "oracle" in str(error) else f"{error.args[0]} is not known"
             continue
         gap = abs(joint - oracle)
         if not gap > _ALIKE[name]:
@@ -38,14 +37,14 @@ def score(rows: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[s
     return {"gap closed": sum(max(part, -1.0) for part in parts.values()) / len(parts), "parts": parts}, cannot
 
 
-def three(figures: Mapping[str, float]) -> tuple[float, float, float]:
+def _three(figures: Mapping[str, float]) -> tuple[float, float, float]:
     """Figures of the unlearned network, the joint one and the oracle."""
     return figures[UNLEARNED], figures[JOINT], figures[ORACLE]
 
 
 _PARTS: dict[str, tuple[str, Any]] = {
-    "quality": ("quality", lambda row: three({name: found["psnr"] for name, found in row["mean"].items()})),
-    "hallucination": ("hallucination", lambda row: three(row["null-space energy"])),
+    "quality": ("quality", lambda row: _three({name: found["psnr"] for name, found in row["mean"].items()})),
+    "hallucination": ("hallucination", lambda row: _three(row["null-space energy"])),
     "CKA": (
         "cka",
         lambda row: (
@@ -56,6 +55,6 @@ _PARTS: dict[str, tuple[str, Any]] = {
     ),
     "membership": (
         "membership",
-        lambda row: three({name: row[name]["auc"] for name in (UNLEARNED, JOINT, ORACLE) if name in row}),
+        lambda row: _three({name: row[name]["auc"] for name in (UNLEARNED, JOINT, ORACLE) if name in row}),
     ),
 }

@@ -15,6 +15,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from recon.datasets.random import child_generator
+from recon.display import choose_slices
 from recon.physics.errors import OptionError
 from recon.unlearning.budget import Meter
 from recon.unlearning.examples import Examples
@@ -24,6 +25,8 @@ UNLEARNED, JOINT, ORACLE, FORGET_ORACLE, SCRATCH = "unlearned", "joint", "oracle
 NETWORKS = (UNLEARNED, JOINT, ORACLE, FORGET_ORACLE, SCRATCH)
 FORGET, RETAIN, FORGET_TEST, RETAIN_TEST, THIRD = "forget", "retain", "forget test", "retain test", "third organ"
 NON_MEMBERS = "non-members"
+NO_ORACLE = "the oracle was not given"
+"""Why a figure that is held against the oracle cannot be given."""
 
 Unlearn = Callable[[Reconstructor, Examples, Examples], Reconstructor]
 """From a network, what it should forget and what it should keep to another network; the first is not changed."""
@@ -142,7 +145,7 @@ class Subjects:
             known[model, *what] = make()
         return cast(Found, known[model, *what])
 
-    def model(self, name: str, purpose: str = "this figure") -> Reconstructor:
+    def model(self, name: str) -> Reconstructor:
         """Return a network.
 
         Raises
@@ -151,7 +154,7 @@ class Subjects:
             There is none of this name.
         """
         if name not in self.models:
-            raise CannotError(f"{purpose} needs the {name}, which was not given")
+            raise CannotError(f"the {name} was not given")
         return self.models[name]
 
     def examples(self, name: str) -> Examples:
@@ -225,9 +228,7 @@ def example_losses(model: Reconstructor, examples: Examples, objective: Objectiv
 
 def spread(examples: Examples, most: int) -> Examples:
     """Return at most so many examples, evenly spread."""
-    if len(examples) <= most:
-        return examples
-    return examples.subset([int((i + 0.5) * len(examples) / most) for i in range(most)])
+    return examples if len(examples) <= most else examples.subset(choose_slices(len(examples), most))
 
 
 def magnitude(x: Float[Tensor, "channel y x"]) -> Float[ndarray, "y x"]:

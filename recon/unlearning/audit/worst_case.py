@@ -25,6 +25,7 @@ from recon.unlearning.audit.membership import attack
 from recon.unlearning.audit.subjects import (
     FORGET,
     JOINT,
+    NO_ORACLE,
     ORACLE,
     RETAIN,
     UNLEARNED,
@@ -66,7 +67,7 @@ def worst_case(subjects: Subjects) -> Row:
         figures["better than the oracle, dB"] = float(better.mean())
         figures["most better than the oracle, dB"] = float(better.max())
     else:
-        cannot["better than the oracle"] = "the oracle was not given"
+        cannot["better than the oracle"] = NO_ORACLE
     try:
         figures["membership"] = {
             name: attack((-found).tolist(), (-subjects.losses(name, subjects.non_members)).tolist())
