@@ -1,7 +1,8 @@
-"""A page without scripts that loads nothing from elsewhere."""
+"""A page without scripts that loads nothing from elsewhere, and what such pages are made of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 
 import recon
@@ -39,3 +40,23 @@ def document(title: str, *sections: Markup, style: str = "", header: tuple[str, 
         element("footer", f"Written by recon {recon.__version__}. This file needs no network."),
     )
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+
+
+def section(title: str, *content: Markup, meaning: str = "", **attributes: str) -> Markup:
+    """Return a section: its heading, a line on what it means, content. Attributes as those of `element`."""
+    below = [element("p", meaning, class_="meaning")] if meaning else []
+    return element("section", element("h2", title), *below, *content, **attributes)
+
+
+def table(titles: Sequence[str], rows: Sequence[Markup], *, class_: str = "") -> Markup:
+    """Return a table of rows that are ``tr`` elements, below the titles of its columns; where it is wide it scrolls."""
+    head = element("tr", *(element("th", title, scope="col") for title in titles))
+    whole = element("table", element("thead", head), element("tbody", *rows), class_=class_ or False)
+    return element("div", whole, class_="scroll")
+
+
+def picture(source: str, alt: str, *caption: str, **attributes: str | int) -> Markup:
+    """Return a picture over its caption, by default ``alt``. Attributes are the picture's."""
+    return element(
+        "figure", element("img", src=source, alt=alt, **attributes), element("figcaption", *(caption or (alt,)))
+    )

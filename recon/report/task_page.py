@@ -11,7 +11,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image as Picture
 
-from recon.report.document import document
+from recon.report.document import document, picture, section, table
 from recon.report.markup import Markup, element
 
 _STYLE = ".row{display:flex;flex-wrap:wrap;gap:.7rem}.row figure{margin:0}.row img{image-rendering:pixelated}"
@@ -47,11 +47,7 @@ def _section(task: TaskPictures) -> Markup:
     truth = next(iter(task.pictures.values()))
     low, high = float(truth.min()), float(truth.max())
     shown = [
-        element(
-            "figure",
-            element("img", src=_data_uri(values, low, high), alt=f"{task.title}: {name}", width=_SIDE),
-            element("figcaption", name),
-        )
+        picture(_data_uri(values, low, high), f"{task.title}: {name}", name, width=_SIDE)
         for name, values in task.pictures.items()
     ]
     lines = [
@@ -59,13 +55,11 @@ def _section(task: TaskPictures) -> Markup:
         for method, (p, s, t) in task.figures.items()
     ]
     names = ("method", "PSNR, dB", "SSIM", "seconds")
-    table = element("table", element("tr", *(element("th", name) for name in names)), *lines)
-    return element(
-        "section",
-        element("h2", task.title),
+    return section(
+        task.title,
         element("p", element("code", task.physics)),
         element("div", *shown, class_="row"),
-        table,
+        table(names, lines),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 
 from recon.display import common_window
-from recon.report.document import document
+from recon.report.document import document, picture, section, table
 from recon.report.markup import Markup, element
 from recon.report.pictures import Scale, data_uri
 
@@ -50,7 +50,7 @@ def _notes(audit: DataAudit) -> Markup:
     if not audit.notes:
         return Markup("")
     items = [element("li", note) for note in audit.notes]
-    return element("section", element("h2", "Read this first"), element("ul", *items), class_="warnings", role="alert")
+    return section("Read this first", element("ul", *items), class_="warnings", role="alert")
 
 
 def _advice(audit: DataAudit) -> Markup:
@@ -62,7 +62,7 @@ def _advice(audit: DataAudit) -> Markup:
             "p", "No pair of organs helps or harms clearly: the interval of every gain holds 0, or seeds differ."
         )
     )
-    return element("section", element("h2", "What is clear"), body)
+    return section("What is clear", body)
 
 
 def _heat_map(audit: DataAudit, acceleration: float, strongest: float) -> Markup:
@@ -80,15 +80,8 @@ def _heat_map(audit: DataAudit, acceleration: float, strongest: float) -> Markup
         "Gain in PSNR on an organ (row) when another one (column) is trained on beside it, in as many steps; below it "
         "the 95 % interval and the change of hallucination. On the diagonal: PSNR when trained alone."
     )
-    head = element("tr", element("th", "tested"), *(element("th", f"with {name}") for name in audit.organs))
-    return element(
-        "section",
-        element("h2", f"Sharing at {acceleration:g}x"),
-        element("p", meaning, class_="meaning"),
-        element(
-            "div", element("table", element("thead", head), element("tbody", *rows), class_="heat"), class_="scroll"
-        ),
-    )
+    titles = ["tested", *(f"with {name}" for name in audit.organs)]
+    return section(f"Sharing at {acceleration:g}x", table(titles, rows, class_="heat"), meaning=meaning)
 
 
 def _own(psnr: Mapping[tuple[float, str, str], float], acceleration: float, organ: str) -> Markup:
@@ -124,14 +117,11 @@ def _transfer(audit: DataAudit, acceleration: float) -> Markup:
                 *(element("td", "-" if value is None else f"{value:.2f}") for value in values),
             )
         )
-    head = element("tr", element("th", "tested"), *(element("th", f"only {name}") for name in audit.organs))
-    return element(
-        "section",
-        element("h2", f"One organ in place of another at {acceleration:g}x"),
-        element("p", "PSNR, dB, on an organ (row) of a network that only knows one organ (column).", class_="meaning"),
-        element(
-            "div", element("table", element("thead", head), element("tbody", *rows), class_="heat"), class_="scroll"
-        ),
+    titles = ["tested", *(f"only {name}" for name in audit.organs)]
+    return section(
+        f"One organ in place of another at {acceleration:g}x",
+        table(titles, rows, class_="heat"),
+        meaning="PSNR, dB, on an organ (row) of a network that only knows one organ (column).",
     )
 
 
@@ -140,6 +130,6 @@ def _organs(audit: DataAudit) -> Markup:
     for name, pixels in audit.pictures.items():
         train, test = audit.organs[name]
         source = data_uri(pixels, Scale(0.0, common_window([pixels])))
-        caption = element("figcaption", element("strong", name), f"{train} slices to train on, {test} to test on")
-        figures.append(element("figure", element("img", src=source, alt=name), caption))
-    return element("section", element("h2", "Organs"), element("div", *figures, class_="row"))
+        told = f"{train} slices to train on, {test} to test on"
+        figures.append(picture(source, name, element("strong", name), told))
+    return section("Organs", element("div", *figures, class_="row"))

@@ -14,11 +14,12 @@ from torch import Tensor
 from recon.display import common_window
 from recon.hallucination import null_part
 from recon.physics import MultiCoilMRI
-from recon.report.document import document
+from recon.report.document import document, picture, section
 from recon.report.markup import Markup, element
 from recon.report.pictures import Scale, data_uri
 from recon.training.batches import TrainingBatch
 from recon.unlearning.examples import Examples
+from recon.unlearning.features import evaluating
 
 if TYPE_CHECKING:
     from recon.unlearning.attribution.run import Attribution
@@ -82,14 +83,13 @@ def _queries(found: Attribution) -> Markup:
         title = f"{found.query[i].name}: {found.figure} {found.values[i]:.4g}"
         rows += [element("h3", title), element("div", *figures, class_="row")]
     title = "Queries" if len(worst) == len(found.query) else f"Queries, the {len(worst)} worst of {len(found.query)}"
-    return element("section", element("h2", title), *rows)
+    return section(title, *rows)
 
 
 @torch.no_grad()
 def _views(found: Attribution, batch: TrainingBatch) -> list[tuple[str, Float[ndarray, "y x"], str]]:
     """Return the network's image and, where there is one, the truth, the error and the unseen part of it."""
-    physics = batch.physics()
-    x = found.model.eval()(batch.y, physics)
+    physics, x = batch.physics(), _reconstructed(found, batch)
     views = [("reconstruction", _magnitude(x), "gray")]
     if batch.target is None:
         return views
@@ -101,20 +101,23 @@ def _views(found: Attribution, batch: TrainingBatch) -> list[tuple[str, Float[nd
 
 def _slices(found: Attribution, chosen: Sequence[int], title: str, meaning: str) -> Markup:
     if not chosen:
-        return element("section", element("h2", title), element("p", "There are none.", class_="meaning"))
+        return section(title, meaning="There are none.")
     figures = [
         _picture(pixels, f"{found.train[i].name}: {found.mean[i]:+.2%}", "gray", common_window([pixels]))
         for i, pixels in ((i, _image_of(found, found.train, i)) for i in chosen)
     ]
-    return element(
-        "section", element("h2", title), element("p", meaning, class_="meaning"), element("div", *figures, class_="row")
-    )
+    return section(title, element("div", *figures, class_="row"), meaning=meaning)
 
 
 @torch.no_grad()
 def _image_of(found: Attribution, examples: Examples, index: int) -> Float[ndarray, "y x"]:
     batch = examples.batch([index])
-    return _magnitude(found.model.eval()(batch.y, batch.physics()) if batch.target is None else batch.target)
+    return _magnitude(_reconstructed(found, batch) if batch.target is None else batch.target)
+
+
+def _reconstructed(found: Attribution, batch: TrainingBatch) -> Float[Tensor, "1 channel *spatial"]:
+    with evaluating(found.model):
+        return found.model(batch.y, batch.physics())
 
 
 def _files(files: dict[str, float]) -> Markup:
@@ -127,14 +130,8 @@ def _files(files: dict[str, float]) -> Markup:
             element("i", style=f"width:{width:.1f}%;background:{colour}"),
             element("span", f"{value:+.2%}"),
         ]
-    return element(
-        "section",
-        element("h2", "Files"),
-        element(
-            "p", "Predicted change of the figure had the network not been trained on a whole file.", class_="meaning"
-        ),
-        element("div", *cells, class_="bars"),
-    )
+    meaning = "Predicted change of the figure had the network not been trained on a whole file."
+    return section("Files", element("div", *cells, class_="bars"), meaning=meaning)
 
 
 def _magnitude(x: Float[Tensor, "1 channel *spatial"]) -> Float[ndarray, "y x"]:
@@ -143,8 +140,4 @@ def _magnitude(x: Float[Tensor, "1 channel *spatial"]) -> Float[ndarray, "y x"]:
 
 
 def _picture(pixels: Float[ndarray, "y x"], caption: str, palette: str, white: float) -> Markup:
-    return element(
-        "figure",
-        element("img", src=data_uri(pixels, Scale(0.0, white, palette)), alt=caption),
-        element("figcaption", caption),
-    )
+    return picture(data_uri(pixels, Scale(0.0, white, palette)), caption)

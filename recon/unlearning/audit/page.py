@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recon.display import common_window, highest
 from recon.report.charts import STYLE, line_chart, point_chart
-from recon.report.document import document
+from recon.report.document import document, picture, section, table
 from recon.report.markup import Markup, element
 from recon.report.pictures import Scale, data_uri
 from recon.unlearning.audit.quality import METRICS
@@ -88,37 +88,33 @@ def _bars(audit: Audit) -> Markup:
         )
         for check in audit.checks
     ]
-    return _section("Bars", "", _table(["bar", "found", "wanted", ""], rows))
+    return section("Bars", table(["bar", "found", "wanted", ""], rows))
 
 
 def _missing(audit: Audit) -> Markup:
     if not audit.cannot:
         return Markup("")
     items = [element("li", element("strong", name), f": {why}") for name, why in audit.cannot.items()]
-    return _section("What this audit cannot say", "", element("ul", *items))
+    return section("What this audit cannot say", element("ul", *items))
 
 
 def _pictures(audit: Audit, kind: str) -> Markup:
-    shown = [picture for picture in audit.pictures if picture.kind == kind]
+    shown = [one for one in audit.pictures if one.kind == kind]
     if not shown:
         return Markup("")
     title, meaning, palette = _KINDS[kind]
-    images = [image for picture in shown for image in picture.images.values()]
+    images = [image for one in shown for image in one.images.values()]
     top = common_window(images, percentile=99.8) if palette == "gray" else highest(images, percentile=99.8)
     scale = Scale(0.0, top, palette)
-    return _section(title, meaning, *(_picture_row(picture, scale) for picture in shown))
+    return section(title, *(_picture_row(one, scale) for one in shown), meaning=meaning)
 
 
-def _picture_row(picture: Picture, scale: Scale) -> Markup:
+def _picture_row(shown: Picture, scale: Scale) -> Markup:
     figures = [
-        element(
-            "figure",
-            element("img", src=data_uri(image, scale), alt=f"{picture.kind}, {picture.title}: {name}"),
-            element("figcaption", name),
-        )
-        for name, image in picture.images.items()
+        picture(data_uri(image, scale), f"{shown.kind}, {shown.title}: {name}", name)
+        for name, image in shown.images.items()
     ]
-    return element("div", element("h3", picture.title), element("div", *figures, class_="row"))
+    return element("div", element("h3", shown.title), element("div", *figures, class_="row"))
 
 
 def _hallucination(row: Mapping[str, Any]) -> Markup:
@@ -135,7 +131,7 @@ def _hallucination(row: Mapping[str, Any]) -> Markup:
         "Energy of the unseen part of the error over that of the truth; connected regions where it is strong; and how "
         "much of a piece of the forgotten organ, put where the sampling hardly sees it, a network completes (1: all)."
     )
-    return _section("Hallucination", meaning, _by_network(columns))
+    return section("Hallucination", _by_network(columns), meaning=meaning)
 
 
 def _set_table(title: str, row: Mapping[str, Any], examples: str) -> Markup:
@@ -145,7 +141,7 @@ def _set_table(title: str, row: Mapping[str, Any], examples: str) -> Markup:
     columns = {_DECIBEL[name]: {model: found[name] for model, found in row["mean"].items()} for name in names}
     volumes = len(row.get("volumes", {}))
     meaning = f"Mean over {volumes} volumes of the {examples} set." if volumes else ""
-    return _section(title, meaning, _by_network(columns))
+    return section(title, _by_network(columns), meaning=meaning)
 
 
 def _layers(figures: Mapping[str, Any]) -> Markup:
@@ -177,7 +173,7 @@ def _layers(figures: Mapping[str, Any]) -> Markup:
         "Likeness of each layer's output to that of the joint network and of the oracle (1: alike up to rotation and "
         "scale), and how well a linear read-out tells the two organs apart."
     )
-    return _section("Layer by layer", meaning, element("div", *charts, class_="charts"))
+    return section("Layer by layer", element("div", *charts, class_="charts"), meaning=meaning)
 
 
 def _membership(figures: Mapping[str, Any]) -> Markup:
@@ -196,7 +192,7 @@ def _membership(figures: Mapping[str, Any]) -> Markup:
     if not charts:
         return Markup("")
     meaning = "Who guesses which slices were trained on? Nearer to the diagonal is nearer to chance."
-    return _section("Membership", meaning, element("div", *charts, class_="charts"), _by_network(columns))
+    return section("Membership", element("div", *charts, class_="charts"), _by_network(columns), meaning=meaning)
 
 
 def _relearning(row: Mapping[str, Any]) -> Markup:
@@ -214,7 +210,7 @@ def _relearning(row: Mapping[str, Any]) -> Markup:
     if not charts:
         return Markup("")
     meaning = "Loss on test slices of what was forgotten while it is learned again from a few of its slices."
-    return _section("Does it come back?", meaning, element("div", *charts, class_="charts"))
+    return section("Does it come back?", element("div", *charts, class_="charts"), meaning=meaning)
 
 
 def _plane(audits: Mapping[str, Audit]) -> Markup:
@@ -237,17 +233,12 @@ def _plane(audits: Mapping[str, Audit]) -> Markup:
         "A good network stands where the oracle stands. The area of a point is its cost as a part of the oracle's; "
         "where the cost is not known the point is smallest."
     )
-    return _section("Quality, forgetting, cost", meaning, chart)
+    return section("Quality, forgetting, cost", chart, meaning=meaning)
 
 
 def _record(audit: Audit) -> Markup:
     raw = json.dumps(audit.as_dict(), indent=1, ensure_ascii=False)
-    return _section("All figures", "", element("details", element("summary", "As JSON"), element("pre", raw)))
-
-
-def _section(title: str, meaning: str, *content: Markup) -> Markup:
-    below = [element("p", meaning, class_="meaning")] if meaning else []
-    return element("section", element("h2", title), *below, *content)
+    return section("All figures", element("details", element("summary", "As JSON"), element("pre", raw)))
 
 
 def _titled(title: str, chart: Markup) -> Markup:
@@ -266,9 +257,4 @@ def _by_network(columns: Mapping[str, Mapping[str, float]]) -> Markup:
         )
         for network in networks
     ]
-    return _table(["network", *shown], rows)
-
-
-def _table(titles: Sequence[str], rows: Sequence[Markup]) -> Markup:
-    head = element("tr", *(element("th", title, scope="col") for title in titles))
-    return element("div", element("table", element("thead", head), element("tbody", *rows)), class_="scroll")
+    return table(["network", *shown], rows)
