@@ -17,12 +17,13 @@ from recon.models.convgru import ReplicatedConv
 from recon.physics.errors import OptionError, ShapeError
 from recon.physics.layout import to_complex
 from recon.training.examples import Example
-from recon.unlearning.attribution.blocks import Layout, factors, flat
+from recon.unlearning.attribution.blocks import Layout, factors
 from recon.unlearning.attribution.curvature import EKFAC, roots
 from recon.unlearning.attribution.datamodel import datamodelling_score, draw_subsets
 from recon.unlearning.attribution.estimators import Problem, Segment, adam_units, influence, source, tracin
 from recon.unlearning.attribution.figures import Hallucination, figure_of
 from recon.unlearning.examples import Examples, item_of
+from recon.unlearning.layers import flat
 from recon.unlearning.objectives import SelfSupervised, Supervised
 
 PENALTY = 0.05
@@ -105,7 +106,7 @@ def whole_matrix(curvature, layout: Layout, model: nn.Module) -> torch.Tensor:
     for unit in torch.eye(sum(sizes), dtype=torch.float64):
         parts = zip(zero.items(), unit.split(sizes), strict=True)
         vector = {name: part.view_as(x) for (name, x), part in parts}
-        columns.append(flat(curvature.apply(lambda s: s, vector)))
+        columns.append(flat(curvature.apply(lambda s: s, vector).values()))
     return torch.stack(columns, 1)
 
 
@@ -115,7 +116,7 @@ def gauss_newton(model: nn.Module, layout: Layout, train: Examples) -> torch.Ten
     for i in range(len(train)):
         batch = train.batch([i])
         outputs = model(batch.y, batch.physics()).flatten()
-        rows = [flat(layout.gradient(model, value, retain=True)) for value in outputs]
+        rows = [flat(layout.gradient(model, value, retain=True).values()) for value in outputs]
         total = total + torch.stack(rows).T @ torch.stack(rows)
     return total / len(train)
 
@@ -216,15 +217,15 @@ def test_source_with_adam_preconditions() -> None:
     found = source(asked, [Segment((model,), 30, 0.02)], exact(train), optimiser="adam", batch_size=4)
     layout = Layout(model)
     gradients = torch.stack([
-        flat(layout.gradient(model, Ridge(PENALTY)(model, train.batch([i]), None))) for i in range(20)
+        flat(layout.gradient(model, Ridge(PENALTY)(model, train.batch([i]), None)).values()) for i in range(20)
     ])  # fmt: skip
     square = gradients.mean(0).square() + gradients.var(0, correction=0) / 4
     p = torch.diag(square.rsqrt())
-    torch.testing.assert_close(flat(adam_units(asked, [model], 4)), square**-0.25)
+    torch.testing.assert_close(flat(adam_units(asked, [model], 4).values()), square**-0.25)
     y = torch.stack([item.content[0] for item in train])
     hessian = torch.kron(torch.eye(3).double(), y.T @ y / 20 + PENALTY * torch.eye(5).double())
     filtered = torch.linalg.solve(p @ hessian, torch.eye(15).double() - torch.linalg.matrix_exp(-0.6 * p @ hessian)) @ p
-    ours = torch.stack([flat(x) for x in asked.asked(model)])
+    ours = torch.stack([flat(x.values()) for x in asked.asked(model)])
     torch.testing.assert_close(found, ours @ filtered @ gradients.T / 20)
 
 

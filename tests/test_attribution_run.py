@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -73,6 +74,16 @@ def test_both_ends_are_sorted_and_of_one_sign(trained) -> None:
     assert [float(found.mean[i]) for i in harmful] == sorted(v for v in found.mean.tolist() if v < 0)
     assert [float(found.mean[i]) for i in helpful] == sorted((v for v in found.mean.tolist() if v > 0), reverse=True)
     assert not model.training
+
+
+def test_every_module_keeps_its_mode(trained, tmp_path) -> None:
+    model, _, train = trained
+    model = copy.deepcopy(model).train()
+    list(model.modules())[-1].eval()  # as a layer that is held fixed
+    before = [module.training for module in model.modules()]
+    found = attribute(model, train.subset([0]), train.subset([0, 1]), method="influence")
+    found.report(tmp_path / "a.html")
+    assert [module.training for module in model.modules()] == before
 
 
 def test_segments_share_the_steps() -> None:

@@ -153,8 +153,3 @@ def _patches(x: Tensor, module: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
 def scaled(vector: Blocks, scale: Blocks | None, power: float = 1.0) -> Blocks:
     """Multiply entry by entry by a power of a scale; None stands for 1."""
     return vector if scale is None else {name: x * scale[name] ** power for name, x in vector.items()}
-
-
-def flat(vector: Blocks) -> Float[Tensor, " weight"]:
-    """Return all entries in one row."""
-    return torch.cat([x.flatten() for x in vector.values()])

@@ -33,9 +33,10 @@ from torch import Tensor
 
 from recon.datasets.random import child_generator
 from recon.physics.errors import OptionError
-from recon.unlearning.attribution.blocks import Blocks, Layout, flat, scaled
+from recon.unlearning.attribution.blocks import Blocks, Layout, scaled
 from recon.unlearning.attribution.curvature import Curvature, Told
 from recon.unlearning.examples import Examples
+from recon.unlearning.layers import flat
 from recon.unlearning.objectives import Objective
 
 Optimiser = Literal["adam", "sgd"]
@@ -117,11 +118,11 @@ class Problem:
 
     def products(self, model: Reconstructor, vectors: Sequence[Blocks]) -> Scores:
         """Return the products of vectors with the gradients of all training examples, over their number."""
-        rows = torch.stack([flat(vector) for vector in vectors])
+        rows = torch.stack([flat(vector.values()) for vector in vectors])
         found = rows.new_empty(len(vectors), len(self.train))
 
         def multiply(i: int, gradient: Blocks) -> None:
-            found[:, i] = rows @ flat(gradient)
+            found[:, i] = rows @ flat(gradient.values())
 
         self.trained(model, multiply)
         return found / len(self.train)

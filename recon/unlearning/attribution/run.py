@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from recon.datasets.atomic import atomic_path
 from recon.datasets.random import child_generator
+from recon.display import choose_slices
+from recon.json_text import json_text
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError
 from recon.unlearning.attribution.blocks import Blocks
@@ -33,6 +35,7 @@ from recon.unlearning.attribution.estimators import (
 )
 from recon.unlearning.attribution.figures import figure_of
 from recon.unlearning.examples import Examples
+from recon.unlearning.features import evaluating
 from recon.unlearning.objectives import Objective, SelfSupervised, Supervised
 from recon.unlearning.sources import Reading, examples_of
 from recon.zoo import load_model
@@ -115,7 +118,7 @@ class Attribution:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write `as_dict` as JSON."""
         with atomic_path(path, overwrite=overwrite) as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json_text(self.as_dict()) + "\n", encoding="utf-8")
 
     def report(self, path: str | Path, *, top: int = 6, overwrite: bool = False) -> None:
         """Write a self-contained HTML page with pictures of the queries and of the examples that matter most."""
@@ -198,17 +201,16 @@ def attribute(
     if any(one != shapes[-1] for one in shapes):
         raise OptionError("a checkpoint of other structure than the network's", cure="Give those of its own training")
     course = _segments(networks, steps, lr) if steps is not None and lr is not None else []
-    curved = trained.subset(np.linspace(0, len(trained) - 1, min(_CURVED, len(trained))).round().astype(int).tolist())
+    curved = trained.subset(choose_slices(len(trained), _CURVED))
     tell = _counter(progress, _looks(chosen, optimiser, len(networks), len(queries), len(trained), len(curved)))
     problem = Problem(trained, judged, queries, figure_of(named, asked), seed, tell)
 
     def fit(models: Sequence[Reconstructor], scale: Blocks | None) -> EKFAC:
         return EKFAC(models, curved, judged, scale=scale, seed=seed, tell=tell)
 
-    training = [network.training for network in networks]
-    try:
+    with ExitStack() as modes:
         for network in networks:
-            network.eval()
+            modes.enter_context(evaluating(network))
         with torch.enable_grad():
             if chosen == "tracin":
                 scores = tracin(problem, course)
@@ -217,9 +219,6 @@ def attribute(
             else:
                 scores = source(problem, course, fit, optimiser=optimiser, batch_size=batch_size)
         values = values_of(problem, final)
-    finally:
-        for network, mode in zip(networks, training, strict=True):
-            network.train(mode)
     if not torch.isfinite(scores).all():
         raise DataError("scores that are not finite", cure="Check the weights, the data and the learning rate")
     return Attribution(chosen, named, scores.cpu(), values, final, queries, trained, time.perf_counter() - start)
