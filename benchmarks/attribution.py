@@ -34,25 +34,22 @@ from common import record
 from deepinv.models import Reconstructor
 from new_scanner import Work
 from torch import Tensor
+from unlearning_study import BRAIN, BRAIN_VALIDATION, NECK, acquired, descended, scans_of
 
-from recon.datasets.anatomy import Planes, Variation, load_volume
+from recon.datasets.anatomy import Variation, load_volume
 from recon.datasets.random import child_generator
 from recon.models import registry
 from recon.physics.errors import DataError, ReconError
-from recon.training.data.simulated import Acquisition, SimulatedScans
 from recon.unlearning.attribution.blocks import Blocks
 from recon.unlearning.attribution.curvature import EKFAC
 from recon.unlearning.attribution.datamodel import DatamodellingScore, datamodelling_score, draw_subsets
 from recon.unlearning.attribution.estimators import Problem, Segment, influence, source, tracin
 from recon.unlearning.attribution.figures import figure_of
-from recon.unlearning.budget import Budget, descend, schedule_of
-from recon.unlearning.examples import Examples, item_of
+from recon.unlearning.budget import Budget, schedule_of
+from recon.unlearning.examples import Examples
 from recon.unlearning.objectives import Supervised
 from recon.unlearning.registry import methods
 
-BRAIN = ("brain-colin27-t1.nii.gz", "brain-T2w.nii.gz")
-NECK = ("neck-t1w.nii.gz", "neck-mt0.nii.gz", "neck-mt1.nii.gz")
-QUERY = ("brain-MR_Gd.nii.gz",)
 FIGURES = ("hallucination", "error", "loss")
 ESTIMATORS = ("source", "influence", "tracin")
 HARM = "hallucination"  # by which slices are taken out
@@ -104,22 +101,11 @@ class Study:
 
     def _scans(self, names: Sequence[str], count: int, seed: int) -> Examples:
         s = self.setting
-        both = (s.acceleration, s.acceleration)
-        acquisition = Acquisition(
-            coils=(6, 6),
-            masks={"poisson": 1.0},
-            acceleration=both,
-            calibration=(10, 10),
-            noise=(0.005, 0.01),
-            layers=0.0,
-        )
         volumes = [load_volume(self.volumes / name) for name in names]
         share = s.matrix / 200  # pixels so large that an organ fits
         variation = Variation(resolution=(0.95 * share, 1.05 * share))
-        source_ = Planes(volumes, [1.0] * len(volumes), variation)
-        scans = SimulatedScans(source_, length=count, acquisition=acquisition, seed=seed, matrix=(s.matrix, s.matrix))
-        found = [scans[i] for i in range(count)]
-        return Examples([item_of(one, origin=one.name.split(",")[0], index=i) for i, one in enumerate(found)])
+        acquisition = acquired(s.acceleration, coils=6, calibration=10)
+        return scans_of(volumes, variation, count, acquisition, seed=seed, matrix=(s.matrix, s.matrix))
 
     def budget(self, seed: int, **changes: Any) -> Budget:
         s = self.setting
@@ -138,9 +124,7 @@ class Study:
             if step in seen:
                 kept.append(copy.deepcopy(model).eval())
 
-        budget = self.budget(seed, progress=keep)
-        batches = examples.endless(s.batch_size, budget.rng(0))
-        descend(model, budget, lambda _step, rng: budget.loss(model, next(batches), rng))
+        descended(model, examples, self.budget(seed, progress=keep))
         return [*kept, model]
 
     def joint(self, seed: int) -> Reconstructor:
@@ -281,7 +265,7 @@ def forgetting(
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RECON_DATA", DATA)))
-    parser.add_argument("--query", nargs="+", default=list(QUERY), help="volumes that are asked about")
+    parser.add_argument("--query", nargs="+", default=list(BRAIN_VALIDATION), help="volumes that are asked about")
     parser.add_argument("--unlearn", nargs="+", default=["retrain", "ga_finetune"], help="ways of taking slices out")
     parser.add_argument("--work", type=Path, default=Path("runs/attribution"), help="where finished runs are kept")
     parser.add_argument("--quick", action="store_true", help="shows that it runs; not recorded")

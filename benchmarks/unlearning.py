@@ -23,11 +23,11 @@ import numpy as np
 from classical import DATA
 from common import record
 from deepinv.models import Reconstructor
-from unlearning_study import NETWORKS, Setting, Study, make_study, share_of, trained
+from unlearning_study import NETWORKS, Setting, Study, descended, make_study, share_of, trained
 
 from recon.physics.errors import ReconError
 from recon.unlearning.audit import CHEAP, ROWS, Audit, Auditor, audit
-from recon.unlearning.budget import Budget, Meter, descend
+from recon.unlearning.budget import Budget, Meter
 from recon.unlearning.examples import Examples
 from recon.unlearning.layers import fresh
 from recon.unlearning.objectives import Objective, SelfSupervised, Supervised
@@ -93,9 +93,7 @@ class Runs:
         return Budget(steps=self.steps, batch_size=_BATCH, lr=self.lr, objective=self.objective, seed=self.seed)
 
     def scratch(self, retain: Examples) -> Reconstructor:
-        model, budget = fresh(self.joint, self.seed), self.budget()
-        batches = retain.endless(budget.batch_size, budget.rng(0))
-        return descend(model, budget, lambda _step, rng: budget.loss(model, next(batches), rng))
+        return descended(fresh(self.joint, self.seed), retain, self.budget())
 
     def unlearned(self, name: str, retain: Examples, options: Mapping[str, Any]) -> tuple[Reconstructor, Meter]:
         budget = self.budget()

@@ -122,14 +122,19 @@ def trained(
         model.load_state_dict(stored["weights"])
         return model.eval(), stored["cost"]
     budget = Budget(steps=setting.steps, batch_size=setting.batch_size, lr=setting.lr, seed=seed)
-    batches = examples.endless(setting.batch_size, budget.rng(0))
     with budget.meter.running():
-        descend(model, budget, lambda _step, rng: budget.loss(model, next(batches), rng))
+        descended(model, examples, budget)
     cost = {"samples": float(budget.meter.samples), "seconds": budget.meter.seconds}
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"weights": model.state_dict(), "cost": cost}, file)
     return model, cost
+
+
+def descended(model: Reconstructor, examples: Examples, budget: Budget) -> Reconstructor:
+    """Train on batches of one set; the model is changed in place."""
+    batches = examples.endless(budget.batch_size, budget.rng(0))
+    return descend(model, budget, lambda _step, rng: budget.loss(model, next(batches), rng))
 
 
 def share_of(examples: Examples, share: float, *, seed: int) -> Examples:
@@ -145,25 +150,40 @@ def _simulated(volumes: Sequence[Volume], count: int, number: int, setting: Sett
     file = None if cache is None else cache / f"scans-{key}.pt"
     if file is not None and file.exists():
         return torch.load(file, weights_only=False)
-    acquisition = Acquisition(
-        coils=(8, 8),
-        masks={"poisson": 1.0},
-        acceleration=(setting.acceleration, setting.acceleration),
-        calibration=(12, 12),
-        noise=(0.005, 0.01),
-        layers=0.0,
-    )
-    source = Planes(volumes, [1.0] * len(volumes), _HALF)
-    scans = SimulatedScans(source, length=count, acquisition=acquisition, seed=number, matrix=_MATRIX)
-    items = []
-    for i in range(count):
-        example = scans[i]
-        items.append(item_of(example, origin=example.name.split(",")[0], index=i))
-    examples = Examples(items)
+    acquisition = acquired(setting.acceleration, coils=8, calibration=12)
+    examples = scans_of(volumes, _HALF, count, acquisition, seed=number, matrix=_MATRIX)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(examples, file)
     return examples
+
+
+def acquired(acceleration: float, *, coils: int, calibration: int) -> Acquisition:
+    """Poisson-disc masks, a square of so many calibration lines, little noise."""
+    return Acquisition(
+        coils=(coils, coils),
+        masks={"poisson": 1.0},
+        acceleration=(acceleration, acceleration),
+        calibration=(calibration, calibration),
+        noise=(0.005, 0.01),
+        layers=0.0,
+    )
+
+
+def scans_of(
+    volumes: Sequence[Volume],
+    variation: Variation,
+    count: int,
+    acquisition: Acquisition,
+    *,
+    seed: int,
+    matrix: tuple[int, int],
+) -> Examples:
+    """Simulate scans of planes of volumes, all volumes alike; an example's origin is its volume."""
+    source = Planes(volumes, [1.0] * len(volumes), variation)
+    scans = SimulatedScans(source, length=count, acquisition=acquisition, seed=seed, matrix=matrix)
+    found = [scans[i] for i in range(count)]
+    return Examples([item_of(one, origin=one.name.split(",")[0], index=i) for i, one in enumerate(found)])
 
 
 def _with_references(examples: Examples, acceleration: int) -> Examples:

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-LOADED = ("common", "classical", "new_scanner", "attribution")
+LOADED = ("common", "classical", "new_scanner", "unlearning_study", "attribution")
 LEAST = {
     "examples": 4,
     "queries": 1,
