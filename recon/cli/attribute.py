@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recon.cli.common import OUT, add_json, numbers, print_json, print_table, progress_bar
+from recon.cli.common import OUT, add_json, numbers, print_table, progress_bar
+from recon.cli.reports import check_report, print_findings, print_output, write_report
 from recon.physics.errors import OptionError
 
 if TYPE_CHECKING:
@@ -59,12 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the slices that most harm and help."""
-    from recon.datasets.atomic import check_target
-
-    if args.out is not None:
-        if args.out.suffix not in (".html", ".json"):
-            raise OptionError("the report is a page or JSON", found=args.out.name, expected="FILE.html or FILE.json")
-        check_target(args.out, overwrite=args.overwrite)
+    check_report(args.out, overwrite=args.overwrite)
     if args.top < 1:
         raise OptionError("at least one slice is listed", found=args.top)
     with progress_bar(quiet=args.json) as bar:
@@ -93,11 +89,9 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             progress=tell,
         )
-    if args.out is not None:
-        write = found.report if args.out.suffix == ".html" else found.save
-        write(args.out, overwrite=args.overwrite)
+    write_report(found, args.out, overwrite=args.overwrite)
     if args.json:
-        print_json(found.as_dict() | ({} if args.out is None else {"output": str(args.out)}))
+        print_findings(found, args.out)
         return 0
     mean = sum(found.values) / len(found.values)
     OUT.print(
@@ -116,8 +110,7 @@ def run(args: argparse.Namespace) -> int:
     if len(found.files) > 1:
         column = f"{found.figure} without it"
         print_table("files", [{"file": name, column: f"{value:+.2%}"} for name, value in found.files.items()])
-    if args.out is not None:
-        OUT.print(str(args.out), markup=False, highlight=False, soft_wrap=True)
+    print_output(args.out)
     return 0
 
 

@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recon.cli.common import ERR, OUT, add_json, print_json, print_table, progress_bar
+from recon.cli.common import ERR, INTERRUPTED, OUT, add_json, print_table, progress_bar
+from recon.cli.reports import check_report, print_findings, print_output, write_report
 from recon.physics.errors import OptionError
 
 if TYPE_CHECKING:
     from recon.unlearning.sharing import DataAudit
-
-_INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the sharing matrix; what is finished is written after Ctrl-C too."""
-    from recon.datasets.atomic import check_target
-
-    if args.out is not None:
-        if args.out.suffix not in (".html", ".json"):
-            raise OptionError("the report is a page or JSON", found=args.out.name, expected="FILE.html or FILE.json")
-        check_target(args.out, overwrite=args.overwrite)
+    check_report(args.out, overwrite=args.overwrite)
     organs = _named(args.data)
     with progress_bar(quiet=args.json) as bar:
         task = bar.add_task("reading", total=None)
@@ -67,16 +61,14 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
         )
         audit = audit_data(organs, plan=plan, how=Reading(device=args.device), progress=tell)
-    if args.out is not None:
-        write = audit.report if args.out.suffix == ".html" else audit.save
-        write(args.out, overwrite=args.overwrite)
+    write_report(audit, args.out, overwrite=args.overwrite)
     if args.json:
-        print_json(audit.as_dict() | ({} if args.out is None else {"output": str(args.out)}))
+        print_findings(audit, args.out)
     else:
         _tell(audit, args.out)
     if not audit.complete:
         ERR.print("recon: interrupted; this is what was finished", markup=False, highlight=False)
-        return _INTERRUPTED
+        return INTERRUPTED
     return 0
 
 
@@ -111,5 +103,4 @@ def _tell(audit: DataAudit, out: Path | None) -> None:
         OUT.print(line, markup=False, highlight=False)
     for note in audit.notes:
         OUT.print(f"note: {note}", markup=False, highlight=False)
-    if out is not None:
-        OUT.print(str(out), markup=False, highlight=False, soft_wrap=True)
+    print_output(out)
