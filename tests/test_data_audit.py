@@ -117,6 +117,10 @@ def test_two_organs(organs, tmp_path) -> None:
     assert f"{audit.sharing[0].gain:+.2f} dB" in html
     audit.save(tmp_path / "a.json")
     assert json.loads((tmp_path / "a.json").read_text())["sharing"][1]["tested"] == "stripes"
+    unsure = dataclasses.replace(audit.sharing[0], low=-np.inf, high=np.inf)  # as of one test slice
+    dataclasses.replace(audit, sharing=(unsure,)).save(tmp_path / "b.json")
+    stored = json.loads((tmp_path / "b.json").read_text(), parse_constant=pytest.fail)
+    assert stored["sharing"][0]["low"] is None
 
 
 def test_steps_follow_from_the_time(organs, monkeypatch) -> None:

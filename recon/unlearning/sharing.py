@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from numpy import ndarray
 
 from recon.datasets.atomic import atomic_path
+from recon.json_text import json_text
 from recon.physics.errors import OptionError
 
 Verdict = Literal["helps", "harms", "no clear difference"]
@@ -162,7 +162,7 @@ class DataAudit:
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write `as_dict` as JSON."""
         with atomic_path(path, overwrite=overwrite) as temporary:
-            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json_text(self.as_dict()) + "\n", encoding="utf-8")
 
     def report(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write a self-contained HTML page with the matrix as a heat map."""
