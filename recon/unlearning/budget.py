@@ -19,6 +19,7 @@ from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
 from recon.training.schedule import Schedule
 from recon.unlearning.journal import active
+from recon.unlearning.layers import restored
 from recon.unlearning.objectives import Objective, Supervised
 
 Progress = Callable[[int, int], None]
@@ -200,12 +201,8 @@ def _worst_nearby(weights: list[nn.Parameter], radius: float) -> Iterator[None]:
     with torch.no_grad():
         size = torch.stack([g.norm() for g in gradients]).norm().clamp_min(1e-12)
         reach = radius * torch.stack([p.norm() for p in moved]).norm() / size
-        before = [p.detach().clone() for p in moved]
-        for p, g in zip(moved, gradients, strict=True):
-            p.add_(reach * g)
-    try:
-        yield
-    finally:
+    with restored(moved):
         with torch.no_grad():
-            for p, old in zip(moved, before, strict=True):
-                p.copy_(old)
+            for p, g in zip(moved, gradients, strict=True):
+                p.add_(reach * g)
+        yield

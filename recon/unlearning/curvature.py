@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
 from recon.unlearning.gradients import Vector, example_gradients, mean_gradient, move, size
+from recon.unlearning.layers import restored
 
 _REACH = 1e-3  # of a finite difference, over the norm of the weights
 _TOLERANCE = 1e-8  # residual at which conjugate gradients end, over its start
@@ -29,16 +30,11 @@ def hessian_product(
     if length == 0:
         return torch.zeros_like(vector)
     reach = _REACH * (size(weights) or 1.0) / length
-    start = [p.detach().clone() for p in weights]
-    try:
+    with restored(weights):
         move(weights, reach * vector)
         above = mean_gradient(model, weights, examples, budget)
         move(weights, -2 * reach * vector)
         below = mean_gradient(model, weights, examples, budget)
-    finally:
-        with torch.no_grad():
-            for p, old in zip(weights, start, strict=True):
-                p.copy_(old)
     return (above - below) / (2 * reach)
 
 

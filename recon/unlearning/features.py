@@ -40,11 +40,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def reconstructed(model: Reconstructor, batch: TrainingBatch, meter: Meter) -> Float[Tensor, "b channel y x"]:
+def reconstructed(model: Reconstructor, batch: TrainingBatch, meter: Meter) -> Float[Tensor, "b *image"]:
     """Return the images of a batch, and count it."""
     _count(meter, len(batch.y))
     with evaluating(model):
         return model(batch.y, batch.physics())
+
+
+@torch.no_grad()
+def taught(teacher: Reconstructor, batch: TrainingBatch, meter: Meter) -> Float[Tensor, "b *image"]:
+    """Return what a teacher makes of a batch, without derivatives, and count it."""
+    return reconstructed(teacher, batch, meter)
 
 
 def features(model: Reconstructor, y: Tensor, physics: LinearPhysics, name: str, meter: Meter) -> list[Tensor]:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import OptionError
-from recon.training.batches import TrainingBatch
 
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
@@ -62,17 +61,16 @@ def flat(weights: Iterable[Tensor]) -> Float[Tensor, " n"]:
     return torch.cat([w.reshape(-1) for w in weights])
 
 
-@torch.no_grad()
-def deepest_layer(model: Reconstructor, batch: TrainingBatch) -> str:
-    """Return the layer whose output is smallest in space, and among those has most channels; the first of such.
-
-    Of a U-Net that is where its encoder ends.
-    """
-    names = list(weighted_layers(model))
-    with captured(model, names) as found:
-        model(batch.y, batch.physics())
-    sizes = {name: (values[0][0, 0].numel(), -values[0].shape[1]) for name, values in found.items() if values}
-    return min(sizes, key=lambda name: sizes[name])
+@contextmanager
+def restored(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Put weights back to what they are now when a block ends, however it ends; give that."""
+    before = [p.detach().clone() for p in weights]
+    try:
+        yield before
+    finally:
+        with torch.no_grad():
+            for p, old in zip(weights, before, strict=True):
+                p.copy_(old)
 
 
 def fresh(model: Reconstructor, seed: int) -> Reconstructor:

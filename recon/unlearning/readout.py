@@ -38,7 +38,7 @@ from recon.training.batches import TrainingBatch, target_of
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
 from recon.unlearning.features import evaluating
-from recon.unlearning.layers import flat, layer, weighted_layers
+from recon.unlearning.layers import flat, layer, restored, weighted_layers
 
 _MOST = 4096  # weights of a read-out
 _ROWS, _COLUMNS = 64, 65_536  # of derivatives, at a time
@@ -237,16 +237,11 @@ def _affine(model: Reconstructor, batch: TrainingBatch, weights: Sequence[nn.Par
         for p in weights
     ]
     images = []
-    with torch.no_grad(), evaluating(model):
-        before = [p.detach().clone() for p in weights]
-        try:
-            for sign in (-1, 0, 1):
-                for p, old, step in zip(weights, before, steps, strict=True):
-                    p.copy_(old + sign * step)
-                images.append(model(batch.y, physics))
-        finally:
-            for p, old in zip(weights, before, strict=True):
-                p.copy_(old)
+    with torch.no_grad(), evaluating(model), restored(weights) as before:
+        for sign in (-1, 0, 1):
+            for p, old, step in zip(weights, before, steps, strict=True):
+                p.copy_(old + sign * step)
+            images.append(model(batch.y, physics))
     low, middle, high = images
     change, scale, bend = float((high - low).norm()), float(middle.norm()), float((high - 2 * middle + low).norm())
     eps = torch.finfo(low.dtype).eps

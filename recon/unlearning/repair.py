@@ -1,8 +1,7 @@
-"""Phases that methods share: steps that forget, steps on what is kept, and how near a network stays to another."""
+"""Phases that methods share: steps that forget, and steps on what is kept."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -11,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from recon.physics.errors import OptionError
-from recon.training.batches import TrainingBatch
 from recon.unlearning.budget import Budget, StepLoss, descend
 from recon.unlearning.examples import Examples
 
@@ -98,25 +96,3 @@ def forgotten_and_repaired(
     first = budget.steps - last
     descend(model, replace(budget, sharpness=0.0), loss, steps=first, lr=rate * budget.lr)
     return repaired(model, retain, budget, steps=last, done=first)
-
-
-def frozen(model: Reconstructor) -> Reconstructor:
-    """Return a copy that is not trained."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def output_of(model: Reconstructor, batch: TrainingBatch, budget: Budget) -> Float[Tensor, "b *image"]:
-    """Reconstruct without derivatives, and count it."""
-    budget.meter.forward += len(batch)
-    return model(batch.y, batch.physics())
-
-
-def distance(
-    model: Reconstructor, batch: TrainingBatch, wanted: Float[Tensor, "b *image"], budget: Budget
-) -> Float[Tensor, ""]:
-    """Return the mean of the energies of the differences to wanted reconstructions, over theirs, and count it."""
-    budget.meter.samples += len(batch)
-    difference = (model(batch.y, batch.physics()) - wanted).flatten(1).square().sum(1)
-    energy = wanted.flatten(1).square().sum(1).clamp_min(torch.finfo(wanted.dtype).tiny)
-    return (difference / energy).mean()

@@ -100,11 +100,6 @@ class Cost:
     samples: int = 0
     seconds: float = 0.0
 
-    @property
-    def fraction(self) -> float:
-        """Of the stages of the whole training."""
-        return self.trained / max(self.of, 1)
-
 
 class Mean(Reconstructor):
     """Mean of the images of several networks.

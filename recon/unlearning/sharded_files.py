@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,15 +9,14 @@ from pathlib import Path
 
 import torch
 from deepinv.models import Reconstructor
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from recon.datasets.atomic import atomic_path
 from recon.physics.errors import CheckpointError, DataError
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
+from recon.unlearning.history import weights_sha256
 from recon.unlearning.sharded import Cost, Plan, Sequenced, Sharded
+from recon.unlearning.tensor_files import read_tensors, write_tensors
 
 _FORMAT = "recon sharded"
 
@@ -41,7 +39,7 @@ def save_sharded(path: str | Path, trained: Sharded, *, overwrite: bool = False)
         The file exists, or cannot be written.
     """
     tensors = {
-        f"{i}/{j}/{k}/{name}": value.cpu()
+        f"{i}/{j}/{k}/{name}": value
         for i, networks in enumerate(trained.networks)
         for j, network in enumerate(networks)
         for k, stage in enumerate(network.stages)
@@ -50,13 +48,12 @@ def save_sharded(path: str | Path, trained: Sharded, *, overwrite: bool = False)
     told = {
         "plan": asdict(trained.plan),
         "stages of all": trained.cost.of,
-        "base": _fingerprint(trained.base),
+        "base": weights_sha256(trained.base),
         "orders": [[network.order for network in networks] for networks in trained.networks],
         "done": [[len(network.stages) for network in networks] for networks in trained.networks],
         "digests": _digests(trained.shards),
     }
-    with atomic_path(Path(path), overwrite=overwrite) as temporary:
-        save_file(tensors, temporary, {"format": _FORMAT, "training": json.dumps(told)})
+    write_tensors(path, _FORMAT, tensors, {"training": json.dumps(told)}, overwrite=overwrite)
 
 
 def load_sharded(
@@ -78,19 +75,9 @@ def load_sharded(
     DataError
         Shards that are not those of the training.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError("there is no such file of a sharded training", file=path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"not a whole file of safetensors: {error}", file=path) from error
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError("the file has no sharded training", file=path)
+    tensors, metadata = read_tensors(path, _FORMAT)
     told = json.loads(metadata["training"])
-    if told["base"] != _fingerprint(base):
+    if told["base"] != weights_sha256(base):
         raise CheckpointError("the stages are of another network than this base", file=path)
     if told["digests"] != _digests(shards):
         raise DataError("these are not the shards of the training, less what was deleted", file=path)
@@ -112,12 +99,3 @@ def _stage(tensors: dict[str, Tensor], prefix: str, device: torch.device) -> dic
 
 def _digests(shards: Sequence[Sequence[Examples]]) -> list[list[list[str]]]:
     return [[[item.digest for item in part] for part in slices] for slices in shards]
-
-
-def _fingerprint(base: Reconstructor) -> str:
-    """SHA-256 of the weights, by their names."""
-    found = hashlib.sha256()
-    for name, value in sorted(base.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

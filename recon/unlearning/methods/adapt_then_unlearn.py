@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from recon.physics.errors import OptionError
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.examples import Examples
+from recon.unlearning.gradients import batch_gradient
 from recon.unlearning.layers import flat
 from recon.unlearning.registry import register
 
@@ -146,15 +147,9 @@ def repelled(
 def _fisher(model: Reconstructor, retain: Examples, budget: Budget) -> Float[Tensor, " p"]:
     """Mean squared derivatives of batches' losses, the largest 1."""
     model.eval()
-    total = torch.zeros_like(flat(model.parameters()))
+    total = torch.zeros_like(flat(model.parameters()).detach())
     batches = retain.endless(budget.batch_size, budget.rng(4))
     weights: list[nn.Parameter] = list(model.parameters())
     for i, batch in zip(range(_LOOKS), batches, strict=False):
-        value = budget.loss(model, batch, budget.rng(4, i))
-        gradients = torch.autograd.grad(value, weights, allow_unused=True)
-        squares = [
-            (torch.zeros_like(p) if g is None else g).square().reshape(-1)
-            for p, g in zip(weights, gradients, strict=True)
-        ]
-        total += torch.cat(squares).detach() / _LOOKS
+        total += batch_gradient(model, weights, batch, budget, budget.rng(4, i))[1].square() / _LOOKS
     return total / total.amax().clamp_min(torch.finfo(total.dtype).tiny)

@@ -5,22 +5,21 @@ See `recon.unlearning.readout`.
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from deepinv.models import Reconstructor
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from recon.datasets.atomic import atomic_path
-from recon.physics.errors import CheckpointError, OptionError
+from recon.physics.errors import OptionError
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
 from recon.unlearning.readout import Statistics, find_readout, readout_weights, set_readout, statistics
 from recon.unlearning.registry import register
+from recon.unlearning.tensor_files import read_tensors, write_tensors
+
+_FORMAT = "recon readout"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,15 +87,13 @@ class AnalyticReadout:
         OutputError
             The file exists, or cannot be written.
         """
-        metadata = {
-            "format": "recon readout",
+        told = {
             "layer": self.layer,
             "penalty": repr(self.penalty),
             "digests": json.dumps(sorted(self.statistics.digests)),
         }
-        tensors = {"gram": self.statistics.gram.cpu(), "moment": self.statistics.moment.cpu()}
-        with atomic_path(Path(path), overwrite=overwrite) as temporary:
-            save_file(tensors, temporary, metadata)
+        tensors = {"gram": self.statistics.gram, "moment": self.statistics.moment}
+        write_tensors(path, _FORMAT, tensors, told, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> AnalyticReadout:
@@ -107,18 +104,9 @@ class AnalyticReadout:
         CheckpointError
             No such file, or another kind of file.
         """
-        if not Path(path).is_file():
-            raise CheckpointError("there is no such file of statistics", file=path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"not a whole file of safetensors: {error}", file=path) from error
-        if metadata.get("format") != "recon readout":
-            raise CheckpointError("the file has no statistics of a read-out", file=path)
-        known = Statistics(tensors["gram"], tensors["moment"], frozenset(json.loads(metadata["digests"])))
-        return cls(metadata["layer"], known, float(metadata["penalty"]))
+        tensors, told = read_tensors(path, _FORMAT)
+        known = Statistics(tensors["gram"], tensors["moment"], frozenset(json.loads(told["digests"])))
+        return cls(told["layer"], known, float(told["penalty"]))
 
 
 def fit_readout(model: Reconstructor, examples: Examples, budget: Budget, *, penalty: float = 1e-2) -> AnalyticReadout:
@@ -170,13 +158,3 @@ def analytic(
         else:
             fit_readout(model, retain, budget, penalty=penalty)
     return model.eval()
-
-
-def forget_in_turn(
-    model: Reconstructor, fitted: AnalyticReadout, requests: list[Examples], budget: Budget
-) -> tuple[Reconstructor, AnalyticReadout]:
-    """Answer requests one after the other; the network that comes back is another than that which was given."""
-    own = copy.deepcopy(model)
-    for request in requests:
-        fitted = fitted.forget(own, request, budget)
-    return own.eval(), fitted

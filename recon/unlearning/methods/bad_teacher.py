@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.examples import Examples
-from recon.unlearning.features import frozen, reconstructed, relative_square
+from recon.unlearning.features import frozen, reconstructed, relative_square, taught
 from recon.unlearning.layers import fresh
 from recon.unlearning.registry import register
 
@@ -51,8 +51,7 @@ def bad_teacher(
 
     def loss(_step: int, rng: torch.Generator) -> Float[Tensor, ""]:
         a, b = next(kept), next(gone)
-        with torch.no_grad():
-            stay, go = reconstructed(good, a, budget.meter), reconstructed(bad, b, budget.meter)
+        stay, go = taught(good, a, budget.meter), taught(bad, b, budget.meter)
         keeping = relative_square(reconstructed(model, a, budget.meter), stay)
         return keeping + weight * relative_square(reconstructed(model, b, budget.meter), go)
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from recon.physics.errors import OptionError
 from recon.unlearning.budget import Budget, StepLoss
 from recon.unlearning.examples import Examples
+from recon.unlearning.features import frozen, reconstructed, relative_square, taught
 from recon.unlearning.gradients import at_most, mean_loss
 from recon.unlearning.registry import register
-from recon.unlearning.repair import distance, forgotten_and_repaired, frozen, output_of
+from recon.unlearning.repair import forgotten_and_repaired
 
 _BOUNDS = (1.05, 1.1, 1.25, 1.5, 2.0)
 
@@ -113,6 +114,7 @@ def _ascent(
         if kept is None or original is None:
             return value
         batch = next(kept)
-        return value + hold * distance(model, batch, output_of(original, batch, budget), budget)
+        wanted = taught(original, batch, budget.meter)
+        return value + hold * relative_square(reconstructed(model, batch, budget.meter), wanted)
 
     return loss

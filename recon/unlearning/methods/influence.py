@@ -23,11 +23,12 @@ from recon.training.batches import TrainingBatch
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.curvature import fisher_solution, hessian_product, hessian_solution, length_along
 from recon.unlearning.examples import Examples
+from recon.unlearning.features import frozen, reconstructed, relative_square, taught
 from recon.unlearning.gradients import Vector, at_most, mean_gradient, move, size, trainable
 from recon.unlearning.independence import conditional_layers
 from recon.unlearning.layers import layer
 from recon.unlearning.registry import register
-from recon.unlearning.repair import distance, frozen, output_of, repaired, steps_of
+from recon.unlearning.repair import repaired, steps_of
 
 CURVATURES = ("hessian", "fisher", "none")
 _DRAWS = 50  # of noise, by which layers are chosen
@@ -183,11 +184,13 @@ def _match(
     batches = (forget.endless(budget.batch_size, budget.rng(0, 1)), retain.endless(budget.batch_size, budget.rng(0)))
 
     def predicted(batch: TrainingBatch) -> Float[Tensor, "b *image"]:
-        change = output_of(above, batch, budget) - output_of(below, batch, budget)
-        return output_of(start, batch, budget) + change / (2 * reach)
+        change = taught(above, batch, budget.meter) - taught(below, batch, budget.meter)
+        return taught(start, batch, budget.meter) + change / (2 * reach)
 
     def loss(_step: int, _rng: torch.Generator) -> Float[Tensor, ""]:
-        parts = [distance(model, batch, predicted(batch), budget) for batch in map(next, batches)]
+        parts = [
+            relative_square(reconstructed(model, batch, budget.meter), predicted(batch)) for batch in map(next, batches)
+        ]
         return torch.stack(parts).sum()
 
     descend(model, budget, loss, steps=steps)

@@ -26,7 +26,7 @@ from recon.finetuning.low_rank import add_adapters, merge_adapters
 from recon.physics.errors import OptionError
 from recon.unlearning.budget import Budget, descend
 from recon.unlearning.examples import Examples
-from recon.unlearning.features import frozen, reconstructed, relative_square
+from recon.unlearning.features import frozen, reconstructed, relative_square, taught
 from recon.unlearning.registry import register
 
 
@@ -102,8 +102,7 @@ def logit_difference(
     def loss(_step: int, rng: torch.Generator) -> Float[Tensor, ""]:
         total = []
         for batch in (next(kept), next(gone)):
-            with torch.no_grad():
-                wanted = reconstructed(pair, batch, budget.meter)
+            wanted = taught(pair, batch, budget.meter)
             total.append(relative_square(reconstructed(model, batch, budget.meter), wanted))
         return torch.stack(total).sum()
 
@@ -129,8 +128,8 @@ def trained_assistant(
 
     def loss(_step: int, rng: torch.Generator) -> Float[Tensor, ""]:
         a = next(kept)
+        x = taught(teacher, a, budget.meter)
         with torch.no_grad():
-            x = reconstructed(teacher, a, budget.meter)
             nothing = unlearned_image(a.y, a.physics(), x)
         added = reconstructed(assistant, a, budget.meter) - nothing
         # in units of what the network adds: relative_square(0, r) = 1

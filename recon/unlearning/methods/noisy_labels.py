@@ -14,8 +14,9 @@ from recon.physics.errors import OptionError, ShapeError
 from recon.training.batches import TrainingBatch, target_of
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
+from recon.unlearning.features import frozen, reconstructed, relative_square, taught
 from recon.unlearning.registry import register
-from recon.unlearning.repair import distance, forgotten_and_repaired, frozen, output_of
+from recon.unlearning.repair import forgotten_and_repaired
 
 LABELS = ("noisy", "noise", "zero_filled")
 
@@ -84,7 +85,8 @@ def noisy_labels(
     def loss(_step: int, rng: torch.Generator) -> Float[Tensor, ""]:
         batch = next(batches)
         if original is not None:
-            return distance(model, batch, wrong(batch, output_of(original, batch, budget), label, level, rng), budget)
+            target = wrong(batch, taught(original, batch, budget.meter), label, level, rng)
+            return relative_square(reconstructed(model, batch, budget.meter), target)
         changed = cast(
             "TrainingBatch", replace(cast("Any", batch), target=wrong(batch, target_of(batch), label, level, rng))
         )

@@ -13,6 +13,7 @@ from recon.physics.errors import OptionError
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
 from recon.unlearning.gradients import at_most, matrices, mean_gradient, mean_loss, parted
+from recon.unlearning.layers import restored
 from recon.unlearning.registry import register
 from recon.unlearning.repair import repaired, steps_of
 
@@ -145,9 +146,8 @@ def _searched(
     """Return how far short of the bound a layer's best step is, what it does to the retain set's loss, and the step."""
     forget, kept = judges
     highest = bound * mean_loss(model, forget, budget)
-    start = weight.detach().clone()
-    step, low, high = _FIRST * float(start.norm() / gradient.norm()), 0.0, float("inf")
-    try:
+    step, low, high = _FIRST * float(weight.norm() / gradient.norm()), 0.0, float("inf")
+    with restored([weight]) as (start,):
         for _ in range(trials):
             weight.copy_(start + step * gradient)
             if mean_loss(model, forget, budget) < highest:
@@ -158,5 +158,3 @@ def _searched(
         weight.copy_(start + best * gradient)
         harm = mean_loss(model, kept, budget)
         return float(high == float("inf")), harm if math.isfinite(harm) else float("inf"), best
-    finally:
-        weight.copy_(start)
