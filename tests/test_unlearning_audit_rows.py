@@ -13,7 +13,7 @@ from unlearning_problems import Ridge, fitted, linear_examples
 from recon.hallucination import null_part
 from recon.physics.errors import DataError
 from recon.unlearning.audit import Effort, audit
-from recon.unlearning.audit.features import fit_probe, layer_groups, linear_cka
+from recon.unlearning.audit.features import Probe, layer_groups, linear_cka
 from recon.unlearning.audit.hallucination import hallucination, structures
 from recon.unlearning.audit.leak import expected_best, leak, with_noise
 from recon.unlearning.audit.membership import area, attack, membership, roc
@@ -60,10 +60,10 @@ def test_cka_ignores_rotations_scale_and_shift_and_is_the_formula() -> None:
 def test_probe_is_weighted_ridge_regression_and_shifts_do_not_matter() -> None:
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(5, 3, generator=g) + torch.tensor([4.0, 0, 0]), torch.randn(40, 3, generator=g)
-    predict = fit_probe(a, b)
+    predict = Probe(a, b)
     assert (predict(a) > 0).all()
     assert (predict(b) < 0).float().mean() > 0.8
-    torch.testing.assert_close(fit_probe(9 * a + 5, 9 * b + 5)(9 * a + 5), predict(a))
+    torch.testing.assert_close(Probe(9 * a + 5, 9 * b + 5)(9 * a + 5), predict(a))
     x = torch.cat([a, b]).double()
     z = torch.cat([(x - x.mean(0)) / x.std(0), torch.ones(45, 1, dtype=x.dtype)], 1)
     w = torch.cat([torch.full((5,), 4.5), torch.full((40,), 45 / 80)]).double()

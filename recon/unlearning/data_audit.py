@@ -11,7 +11,9 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import combinations
+from operator import add
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,14 +23,13 @@ from deepinv.models import Reconstructor
 from numpy import ndarray
 
 from recon.datasets.random import child_generator
-from recon.metrics import bootstrap_interval
+from recon.metrics import bootstrap_interval, psnr
 from recon.models import registry
 from recon.physics.errors import DataError, OptionError
 from recon.training.batches import target_of
 from recon.unlearning.attribution.figures import unseen_energy
 from recon.unlearning.budget import Budget, Progress, descend
 from recon.unlearning.examples import Examples, Item
-from recon.unlearning.objectives import Supervised
 from recon.unlearning.sharing import FEWEST, NETWORKS, DataAudit, Plan, Sharing, Verdict
 from recon.unlearning.sources import Reading, examples_of
 
@@ -153,8 +154,7 @@ def _organs(organs: Mapping[str, Any], how: Reading, plan: Plan, notes: list[str
 
 def subject_of(item: Item) -> str:
     """Return the folder that a file is in inside the organ's, or the file where it is in none."""
-    parts = PurePosixPath(item.origin).parts
-    return parts[0]
+    return PurePosixPath(item.origin).parts[0]
 
 
 def _split(name: str, examples: Examples, plan: Plan, notes: list[str]) -> Organ:
@@ -189,14 +189,11 @@ def _built(plan: Plan, seed: int) -> Reconstructor:
 def _trained(plan: Plan, parts: Sequence[Examples], seed: int, progress: Progress | None) -> Reconstructor:
     """Train on all parts together."""
     assert plan.steps is not None
-    examples = parts[0]
-    for part in parts[1:]:
-        examples = examples + part
+    examples = reduce(add, parts)
     budget = Budget(
         steps=plan.steps,
         batch_size=plan.batch_size,
         lr=plan.lr,
-        objective=Supervised(),
         seed=plan.seed + seed,
         progress=progress,
     )
@@ -212,9 +209,7 @@ def _judged(network: Reconstructor, test: Examples) -> ndarray:
     for batch in test.batches(1):
         image, target = network(batch.y, batch.physics()), target_of(batch)
         x, reference = (torch.linalg.vector_norm(v, dim=1) for v in (image, target))
-        error = (x - reference).square().mean()
-        psnr = 20 * reference.max().log10() - 10 * error.log10()
-        rows.append((float(psnr), float(unseen_energy(image, batch))))
+        rows.append((psnr(x, reference), float(unseen_energy(image, batch))))
     return np.array(rows)
 
 

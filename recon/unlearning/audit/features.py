@@ -117,14 +117,14 @@ def probe(subjects: Subjects) -> Row:
             kept, forgotten, kept_test, forgotten_test = (
                 torch.cat([pooled[part][layer] for layer in members if layer in pooled[part]], dim=1) for part in sets
             )
-            predict = fit_probe(forgotten, kept)
+            predict = Probe(forgotten, kept)
             positive, negative = predict(forgotten_test), predict(kept_test)
             hits = 0.5 * float((positive > 0).double().mean() + (negative <= 0).double().mean())
             accuracy[name][group], areas[name][group] = hits, area(positive.tolist(), negative.tolist())
     return Row({"balanced accuracy": accuracy, "area under ROC": areas})
 
 
-class fit_probe:  # noqa: N801 - used as a function
+class Probe:
     """Least squares with a ridge, classes weighted alike; call it on features: above 0 is the first class."""
 
     def __init__(self, positive: Float[Tensor, "n p"], negative: Float[Tensor, "m p"]) -> None:
