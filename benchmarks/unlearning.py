@@ -84,16 +84,13 @@ class Runs:
             non_members=study.non_members,
             third=study.third,
             forget_oracle=self.forget_oracle,
-            scratch=self.scratch(study.retain),
+            scratch=descended(fresh(self.joint, seed), study.retain, self.budget()),
             oracle_cost=self.oracle_cost,
             seed=seed,
         )
 
     def budget(self) -> Budget:
         return Budget(steps=self.steps, batch_size=_BATCH, lr=self.lr, objective=self.objective, seed=self.seed)
-
-    def scratch(self, retain: Examples) -> Reconstructor:
-        return descended(fresh(self.joint, self.seed), retain, self.budget())
 
     def unlearned(self, name: str, retain: Examples, options: Mapping[str, Any]) -> tuple[Reconstructor, Meter]:
         budget = self.budget()
