@@ -16,15 +16,11 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from recon.datasets.mask_center import Center, center_block, center_lines, central, central_block
 from recon.datasets.poisson_disc import poisson_disc
 from recon.datasets.random import Number, Seed, as_generator
 from recon.physics.errors import MaskError, OptionError, ShapeError
 
-Center = Number | tuple[int, int] | None
-
-_FASTMRI_CENTER = 0.32  # centre fraction times acceleration: 0.08 at 4, 0.04 at 8 [Zbontar 2018]
-_BLOCK_SIDE = 24  # side of the calibration block where the samples allow it
-_BLOCK_SHARE = 0.25  # the most that the block takes of the samples when its size is not given
 _GAUSSIAN_WIDTH = 0.2  # standard deviation of the density in units of the axis
 _GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 _SPIRAL_POWER = 1.5  # radius over turns: above 1, the centre is denser
@@ -58,10 +54,10 @@ def random_lines(
     Zbontar et al., fastMRI: an open dataset and benchmarks for accelerated MRI, 2018, section 4.
     """
     n = shape[-1]
-    lines = _center_lines(n, center, acceleration)
+    lines = center_lines(n, center, acceleration)
     probability = (n / acceleration - lines) / max(n - lines, 1)
     mask = torch.rand(n, generator=as_generator(generator)) < probability
-    return (mask | _central(n, lines))[None]
+    return (mask | central(n, lines))[None]
 
 
 def equispaced_lines(
@@ -93,7 +89,7 @@ def equispaced_lines(
             cure="Take a whole number, or the mask equispaced_fraction",
         )
     n = shape[-1]
-    mask = _central(n, _center_lines(n, center, acceleration, on_top=True))
+    mask = central(n, center_lines(n, center, acceleration, on_top=True))
     mask[_offset(offset, step, generator) :: step] = True
     return mask[None]
 
@@ -120,8 +116,8 @@ def equispaced_fraction_lines(
         First line, below the rounded step; drawn at random where it is not given.
     """
     n = shape[-1]
-    lines = _center_lines(n, center, acceleration)
-    mask = _central(n, lines)
+    lines = center_lines(n, center, acceleration)
+    mask = central(n, lines)
     if lines * acceleration < n:
         step = acceleration * (lines - n) / (lines * acceleration - n)
         places = np.arange(_offset(offset, max(round(step), 1), generator), max(n - 1, 1), step)
@@ -139,9 +135,9 @@ def gaussian_lines(
     Parameters are those of `random_lines`.
     """
     n = shape[-1]
-    lines = _center_lines(n, center, acceleration)
+    lines = center_lines(n, center, acceleration)
     distance = (torch.arange(n) - n // 2) / (_GAUSSIAN_WIDTH * n)
-    return _draw(_central(n, lines), -0.5 * distance**2, round(n / acceleration), generator)[None]
+    return _draw(central(n, lines), -0.5 * distance**2, round(n / acceleration), generator)[None]
 
 
 def gaussian(
@@ -157,7 +153,7 @@ def gaussian(
         Side(s) of the block in samples, or their fraction of the axes; by default 24 or what a quarter of the
         samples makes, whichever is less.
     """
-    block = _central_block(shape, _center_block(shape, center, acceleration))
+    block = central_block(shape, center_block(shape, center, acceleration))
     y, x = ((torch.arange(n) - n // 2) / (_GAUSSIAN_WIDTH * n) for n in shape)
     log_density = -0.5 * (y[:, None] ** 2 + x[None, :] ** 2)
     return _draw(block, log_density, round(block.numel() / acceleration), generator)
@@ -171,7 +167,7 @@ def poisson(
     See `recon.datasets.poisson_disc.poisson_disc`. Below an acceleration of 4/pi the ellipse is too small, and
     the corners are sampled too.
     """
-    block = _center_block(shape, center, acceleration)
+    block = center_block(shape, center, acceleration)
     return poisson_disc(
         shape, acceleration, center=block, crop_corner=acceleration > 1.3, generator=as_generator(generator)
     )
@@ -189,7 +185,7 @@ def radial(
     center
         A block on top, as in `gaussian`; none by default.
     """
-    block = _central_block(shape, _center_block(shape, center, acceleration))
+    block = central_block(shape, center_block(shape, center, acceleration))
     start = float(torch.rand((), generator=as_generator(generator))) * np.pi
     angles = start + _GOLDEN_ANGLE * np.arange(4 * max(shape))
     radius = np.linspace(-1, 1, 2 * max(shape) + 1)
@@ -210,7 +206,7 @@ def spiral(
 
     Parameters are those of `radial`.
     """
-    block = _central_block(shape, _center_block(shape, center, acceleration))
+    block = central_block(shape, center_block(shape, center, acceleration))
     start = float(torch.rand((), generator=as_generator(generator))) * 2 * np.pi
 
     def sample(turns: Number) -> ndarray:
@@ -319,61 +315,6 @@ def make_mask(
         options["generator"] = generator
     rate = () if name == "full" else (acceleration,)
     return MASKS[name]((int(shape[0]), int(shape[1])), *rate, **options)
-
-
-def _center_lines(n: int, center: Center, acceleration: Number, *, on_top: bool = False) -> int:
-    """Return the number of central lines; `MaskError` where they are more than all the lines that may be sampled."""
-    if isinstance(center, tuple):
-        raise OptionError("a mask of lines has one size of centre", found=center, expected="one number")
-    lines = round(n * _FASTMRI_CENTER / acceleration) if center is None else _size(n, center)
-    most = n if on_top else max(round(n / acceleration), 1)
-    if lines > most:
-        raise MaskError(
-            "the centre is larger than the mask",
-            found=f"{lines} central lines, {most} in all at acceleration {acceleration:g}",
-            cure="Take a smaller centre or a lower acceleration",
-        )
-    return lines
-
-
-def _center_block(shape: tuple[int, int], center: Center, acceleration: Number) -> tuple[int, int]:
-    """Return the sides of the central block; `MaskError` where it has more than all the samples."""
-    budget = round(shape[0] * shape[1] / acceleration)
-    if center is None:
-        side = min(_BLOCK_SIDE, int((_BLOCK_SHARE * budget) ** 0.5))
-        return min(side, shape[0]), min(side, shape[1])
-    sizes = center if isinstance(center, tuple) else (center, center)
-    block = (_size(shape[0], sizes[0]), _size(shape[1], sizes[1]))
-    if block[0] * block[1] > budget:
-        raise MaskError(
-            "the centre is larger than the mask",
-            found=f"a block of {block[0]} x {block[1]}, {budget} samples in all at acceleration {acceleration:g}",
-            cure="Take a smaller centre or a lower acceleration",
-        )
-    return block
-
-
-def _size(n: int, center: Number) -> int:
-    size = round(n * center) if isinstance(center, float) else center
-    if not 0 <= size <= n or (isinstance(center, float) and center > 1):
-        raise MaskError(
-            "a centre that the matrix does not have",
-            found=center,
-            expected=f"a whole number up to {n}, or a fraction up to 1",
-        )
-    return size
-
-
-def _central(n: int, size: int) -> Bool[Tensor, " n"]:
-    """Mark the ``size`` central ones of ``n``, placed as fastMRI places them."""
-    start = (n - size + 1) // 2
-    mask = torch.zeros(n, dtype=torch.bool)
-    mask[start : start + size] = True
-    return mask
-
-
-def _central_block(shape: tuple[int, int], size: tuple[int, int]) -> Bool[Tensor, "y x"]:
-    return _central(shape[0], size[0])[:, None] & _central(shape[1], size[1])[None, :]
 
 
 def _offset(offset: int | None, step: int, generator: Seed) -> int:

@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 
 from recon.datasets.coils import LoopArray, noise_covariance, random_loops, resample_maps
 from recon.datasets.lazy import LazySlices
-from recon.datasets.masks import Center, make_mask
+from recon.datasets.mask_center import Center
+from recon.datasets.masks import make_mask
 from recon.datasets.phase import random_phase
 from recon.datasets.random import Number, child_generator
 from recon.datasets.scan import Image, Scan, SliceArray, Source
