@@ -93,6 +93,7 @@ def _header(path: Path) -> Dataset | None:
 
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    # NotImplementedError: how pydicom tells of a value representation that the standard does not have.
     except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise FileFormatError("the DICOM file is damaged or truncated", file=path, found=str(error)) from error
     return dataset if "Rows" in dataset and "Columns" in dataset else None
@@ -139,7 +140,7 @@ def _check_pixels(dataset: Dataset, path: Path) -> None:
         check_claim(shape, math.ceil(bits / 8), stored=present, path=path, what="the picture")
         try:
             available = get_decoder(syntax).is_available
-        except NotImplementedError:
+        except NotImplementedError:  # how pydicom says that it knows none; its table of decoders is private
             available = False
         if not available:
             raise MissingDependencyError(f"no decoder for {syntax.name}", file=path, cure=_CURE)
