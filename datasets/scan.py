@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Complex64, Float
@@ -17,6 +17,7 @@ from recon.datasets.arrays import check_finite
 from recon.physics.errors import DataError, MaskError, OptionError, ShapeError
 
 _CHUNK = 1 << 22
+_Item = TypeVar("_Item")
 
 
 @runtime_checkable
@@ -54,6 +55,13 @@ def wanted_slices(n_slices: int, slices: Sequence[int] | None, path: str | Path 
     return list(slices)
 
 
+def evenly_spread(items: Sequence[_Item], most: int | None) -> Sequence[_Item]:
+    """Return ``most`` of too many, evenly spread from the first to the last; None: all."""
+    if most is None or len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
 @dataclass(frozen=True)
 class Source:
     """Where data came from.
@@ -79,6 +87,11 @@ class Source:
             while piece := file.read(_CHUNK):
                 digest.update(piece)
         return digest.hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Name of the file without its folder; of arrays the format."""
+        return self.format if self.path is None else self.path.name
 
     def __str__(self) -> str:
         return str(self.path) if self.path is not None else self.format

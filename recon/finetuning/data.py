@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,13 +16,15 @@ from deepinv.physics.noise import GaussianNoise
 from torch import Tensor
 
 from recon.compressed import prepare_compressed
-from recon.datasets import CompressedScan, Measurements, Scan, Source, Stamps
+from recon.datasets import CompressedScan, Measurements, Scan, Stamps
 from recon.datasets import open as open_file
 from recon.datasets.folders import is_companion
+from recon.datasets.scan import evenly_spread
 from recon.finetuning.measurements import Measurement
 from recon.galaxies.catalogue import UNUSABLE
 from recon.galaxies.opening import open_stamps
 from recon.galaxies.plan import fingerprint
+from recon.hashing import tensor_bytes
 from recon.measured import with_noise
 from recon.measured_files import operator_of
 from recon.physics import PSFConvolution
@@ -100,7 +102,6 @@ Data: TypeAlias = (
     | tuple[Tensor, LinearPhysics]
     | Sequence[Any]
 )
-Item = TypeVar("Item")
 
 
 def measurements_of(
@@ -139,7 +140,7 @@ def measurements_of(
         origins.append(origin)
     if not makers:
         raise OptionError("there are no measurements to fine-tune on", found="an empty list")
-    found = Gathered(_spread(makers, most), origins, how.resolved_device())
+    found = Gathered(evenly_spread(makers, most), origins, how.resolved_device())
     check(found[0])  # of files the operators are ours; a user's own are all checked above
     return found
 
@@ -189,13 +190,6 @@ def _items(data: Any) -> Iterator[Any]:
         yield data
 
 
-def _spread(items: Sequence[Item], most: int) -> Sequence[Item]:
-    """Return evenly spread ones of too many."""
-    if len(items) <= most:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
-
-
 def _makers(
     item: Any, psf: str | Path | None, how: Preparation, most: int
 ) -> tuple[list[Callable[[], Measurement]], Origin]:
@@ -210,7 +204,7 @@ def _makers(
         item = Measurement(y=item.y, physics=item.physics(), name=", ".join(item.names))
     if isinstance(item, Measurement):
         check(item)
-        return [lambda: item], Origin(item.name or "tensor", _sha256(item.y))
+        return [lambda: item], Origin(item.name or "tensor", hashlib.sha256(tensor_bytes(item.y)).hexdigest())
     if isinstance(item, Scan):
         sliced, _ = as_slices(item)
         return [partial(_of_slice, sliced, i, how) for i in range(sliced.n_slices)], _origin(item)
@@ -221,8 +215,8 @@ def _makers(
         return [partial(_of_compressed, item, i) for i in range(item.n_slices)], _origin(item)
     if isinstance(item, Stamps):
         # Few of millions of stamps are looked at.
-        starts = [s for s in _spread(range(0, item.n, _STAMPS), most) if _usable(item, s)]
-        return [partial(_of_stamps, item, s) for s in starts], Origin(_name(item.source), fingerprint(item))
+        starts = [s for s in evenly_spread(range(0, item.n, _STAMPS), most) if _usable(item, s)]
+        return [partial(_of_stamps, item, s) for s in starts], Origin(item.source.name, fingerprint(item))
     raise OptionError(
         "data that nothing is known of",
         found=type(item).__name__,
@@ -244,11 +238,7 @@ def _origin(data: Scan | CompressedScan | Measurements) -> Origin:
     if sha is None:
         first = data.slice(0)
         sha = hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest()
-    return Origin(_name(data.source), sha)
-
-
-def _name(source: Source) -> str:
-    return str(source) if source.path is None else source.path.name
+    return Origin(data.source.name, sha)
 
 
 def _of_tensors(y: Tensor, physics: LinearPhysics, name: str) -> Measurement:
@@ -291,11 +281,6 @@ def _of_stamps(stamps: Stamps, start: int) -> Measurement:
 def _usable(stamps: Stamps, start: int) -> bool:
     flags = stamps.batch(start, start + _STAMPS).flags
     return bool(((flags & UNUSABLE) == 0).any())
-
-
-def _sha256(y: Tensor) -> str:
-    values = torch.view_as_real(y.resolve_conj()) if y.is_complex() else y
-    return hashlib.sha256(values.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _size(measurement: Measurement) -> int:

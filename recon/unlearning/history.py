@@ -12,6 +12,7 @@ from deepinv.models import Reconstructor
 
 from recon.cards import UNLEARNING, Card
 from recon.checkpoint import distinct
+from recon.hashing import tensor_bytes
 from recon.physics.errors import DataError
 from recon.unlearning.examples import Examples
 from recon.unlearning.verdict import FORGOTTEN, Verdict
@@ -61,7 +62,7 @@ def weights_sha256(model: Reconstructor) -> str:
     digest = hashlib.sha256()
     for name, value in distinct(model).items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,8 +19,9 @@ from recon.datasets import open as open_file
 from recon.datasets.anatomy import Volume, as_volume
 from recon.datasets.folders import is_companion, natural_order
 from recon.datasets.random import child_generator
-from recon.datasets.scan import Source, wanted_slices
+from recon.datasets.scan import evenly_spread, wanted_slices
 from recon.datasets.tensors import TensorBatch
+from recon.hashing import tensor_bytes
 from recon.physics.errors import DataError, FileFormatError, OptionError
 from recon.physics.layout import to_complex
 from recon.training.batches import TrainingBatch
@@ -227,7 +227,7 @@ def _items_of(content: Any, name: str, how: Reading, room: Room) -> tuple[list[I
     if isinstance(content, TensorBatch) and isinstance(content, TrainingBatch):
         return [_row(content, i) for i in range(len(content))], None
     if isinstance(content, Image | Scan):
-        origin, sha = name or _name(content.source), content.source.sha256
+        origin, sha = name or content.source.name, content.source.sha256
         if isinstance(content, Image) or (content.n_coils == 1 and content.source.format == "cfl"):
             return _of_volume(as_volume(content, content.source.path or Path(origin)), origin, how, room), sha
         return _of_scan(content, origin, how, room), sha
@@ -243,7 +243,7 @@ def _row(batch: Any, index: int) -> Item:
     one = rows(batch, [index])
     for x in (one.y, one.target):
         if x is not None:
-            digest.update(_bytes(x))
+            digest.update(tensor_bytes(x))
     name = batch.names[index] or "example"
     return Item(
         content=Row(batch, index),
@@ -279,7 +279,7 @@ def _of_scan(scan: Scan, origin: str, how: Reading, room: Room) -> list[Item]:
             "samples off the grid, which examples are not made of", file=scan.source.path or origin, expected="a grid"
         )
     sliced, _ = as_slices(scan)
-    chosen = _spread(wanted_slices(sliced.n_slices, how.slices, scan.source.path), how.most)
+    chosen = evenly_spread(wanted_slices(sliced.n_slices, how.slices, scan.source.path), how.most)
     digests, failed = {}, []
     for i in chosen:
         try:
@@ -324,7 +324,7 @@ def _of_volume(volume: Volume, origin: str, how: Reading, room: Room) -> list[It
     else:
         every = [(0, i) for i in wanted_slices(len(volume.pixels), how.slices, origin)]
     items, failed = [], []
-    for axis, i in _spread(every, how.most):
+    for axis, i in evenly_spread(every, how.most):
         plane = volume.pixels.select(axis, i).contiguous()
         name = f"{origin}, slice {i}" + f" across {'zyx'[axis]}" * bool(axis)
         size = how.matrix or tuple(max(round(n / _MULTIPLE), 1) * _MULTIPLE for n in plane.shape)
@@ -332,7 +332,7 @@ def _of_volume(volume: Volume, origin: str, how: Reading, room: Room) -> list[It
         if not torch.quantile(image, PEAK) > _SIGNAL:
             failed.append(f"{name} holds hardly any signal")
             continue
-        digest = hashlib.sha256(_bytes(plane)).hexdigest()
+        digest = hashlib.sha256(tensor_bytes(plane)).hexdigest()
         make = partial(_simulated, image, name, how, digest)
         items.append(Item(Deferred(make, room), name, origin, digest, tuple(size)))
     return _with_signal(items, failed, origin)
@@ -362,19 +362,3 @@ def _with_signal(items: list[Item], failed: Sequence[str], origin: str) -> list[
 
 def _number(digest: str) -> int:
     return int(digest[:16], 16)
-
-
-def _spread(items: Sequence[Any], most: int | None) -> Sequence[Any]:
-    """Return evenly spread ones of too many."""
-    if most is None or len(items) <= most:
-        return items
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
-
-
-def _name(source: Source) -> str:
-    return str(source) if source.path is None else source.path.name
-
-
-def _bytes(x: Tensor) -> bytes:
-    values = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-    return values.detach().cpu().contiguous().numpy().tobytes()
