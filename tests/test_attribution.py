@@ -157,7 +157,6 @@ def test_roots_have_the_curvature(generator) -> None:
     drawn = torch.stack([b.flatten() for _ in range(200) for b in roots(value, x, 4, generator)])
     found = drawn.T @ drawn / 200
     assert (found - wanted).abs().max() < 0.2 * wanted.max()
-    assert not (found * (wanted == 0)).abs().max() > 0.2 * wanted.max()
     assert list(roots(x.sum(), x, 5, generator)) == []
 
 

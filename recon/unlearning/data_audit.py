@@ -23,6 +23,7 @@ from deepinv.models import Reconstructor
 from numpy import ndarray
 
 from recon.datasets.random import child_generator
+from recon.datasets.scan import evenly_spread
 from recon.metrics import bootstrap_interval, psnr
 from recon.models import registry
 from recon.physics.errors import DataError, OptionError
@@ -171,13 +172,9 @@ def _split(name: str, examples: Examples, plan: Plan, notes: list[str]) -> Organ
         train, test = slices[: max(first - _GAP, 0)], slices[first:]
     if len(train) < FEWEST or not test:
         raise DataError(f"{name} has too few slices", found=len(train), expected=f"{FEWEST} to train on")
-    return Organ(train=examples.subset(_spread(train, plan.train)), test=examples.subset(_spread(test, plan.test)))
-
-
-def _spread(items: Sequence[int], most: int) -> list[int]:
-    if len(items) <= most:
-        return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+    return Organ(
+        train=examples.subset(evenly_spread(train, plan.train)), test=examples.subset(evenly_spread(test, plan.test))
+    )
 
 
 def _built(plan: Plan, seed: int) -> Reconstructor:

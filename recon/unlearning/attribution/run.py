@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recon.datasets.atomic import atomic_path
 from recon.datasets.random import child_generator
-from recon.display import choose_slices
+from recon.datasets.scan import evenly_spread
 from recon.json_text import json_text
 from recon.physics import MultiCoilMRI
 from recon.physics.errors import DataError, OptionError
@@ -201,7 +201,7 @@ def attribute(
     if any(one != shapes[-1] for one in shapes):
         raise OptionError("a checkpoint of other structure than the network's", cure="Give those of its own training")
     course = _segments(networks, steps, lr) if steps is not None and lr is not None else []
-    curved = trained.subset(choose_slices(len(trained), _CURVED))
+    curved = trained.subset(evenly_spread(range(len(trained)), _CURVED))
     tell = _counter(progress, _looks(chosen, optimiser, len(networks), len(queries), len(trained), len(curved)))
     problem = Problem(trained, judged, queries, figure_of(named, asked), seed, tell)
 
