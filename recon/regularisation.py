@@ -176,10 +176,14 @@ def largest_eigenvalue(physics: LinearPhysics, like: Num[Tensor, "b ..."] | None
 
 
 def single(y: Num[Tensor, "b ..."], physics: LinearPhysics, index: int) -> tuple[Num[Tensor, "1 ..."], LinearPhysics]:
-    """One image's measurements and operator out of a batch; an operator without coils is that of all images."""
+    """One image's measurements and operator out of a batch; without coils the operator may have a mask an image."""
     if y.shape[0] == 1:
         return y, physics
     if not isinstance(physics, CoilOperator):
+        mask = getattr(physics, "mask", None)
+        if isinstance(mask, Tensor) and mask.ndim > 3 and len(mask) == len(y):
+            physics = physics.clone()
+            physics.mask = mask[index : index + 1]
         return y[index : index + 1], physics
     maps = physics.coil_maps[index if physics.coil_maps.shape[0] > 1 else 0][None]
     if isinstance(physics, NonCartesianMRI):

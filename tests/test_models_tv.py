@@ -27,6 +27,7 @@ from recon.models.tgv import TotalGeneralisedVariation
 from recon.models.tv import TotalVariation
 from recon.physics import MultiCoilMRI, NonCartesianMRI
 from recon.physics.errors import ShapeError
+from recon.physics.inpainting import Inpainting
 from recon.physics.layout import to_channels, to_complex
 from recon.proximal import TGVProx, TVProx, total_variation
 from recon.variational import inner_pixels, noise_weight
@@ -309,3 +310,15 @@ def test_measurements_that_do_not_fit(model):
 def test_silence_gives_silence(model):
     y, physics, _ = measured()
     assert torch.equal(model()(torch.zeros_like(y), physics), torch.zeros(1, 2, 48, 40))
+
+
+@pytest.mark.parametrize("name", ["tv", "l1-wavelet"])
+def test_each_image_of_a_batch_has_its_own_mask(name, generator):
+    """Of operators without coils too."""
+    masks = (torch.rand(2, 1, 16, 16, generator=generator) < 0.5).float()
+    y = masks * torch.rand(2, 1, 16, 16, generator=generator)
+    both, second = (Inpainting(mask, (1, 16, 16), noise_model=GaussianNoise(0.1)) for mask in (masks, masks[1:]))
+    model = registry[name]()
+    x = model(y, both)
+    assert x.shape == y.shape
+    assert torch.allclose(x[1:], model(y[1:], second), atol=1e-6)

@@ -107,19 +107,19 @@ def levels_of(y: Num[Tensor, "b ..."], physics: LinearPhysics, sigma: float | No
     OptionError
         It is not known, or not positive.
     """
-    if sigma is None and isinstance(physics.noise_model, GaussianNoise | ZeroNoise):
-        levels = noise_levels(y, physics)
+    if sigma is None:
+        levels = noise_levels(y, physics) if isinstance(physics.noise_model, GaussianNoise | ZeroNoise) else None
         if levels is not None:
             return levels
-    told, notes = with_noise(y, physics) if sigma is None else (physics, ())
-    level = effective_sigma(y, told) if sigma is None else float(sigma)
-    if level is None:
-        raise OptionError("; ".join(notes) or "the noise level is not known", cure="Give sigma=..., which is not 0")
-    if not 0 < level < float("inf"):
+        told, notes = with_noise(y, physics)
+        sigma = effective_sigma(y, told)
+        if sigma is None:
+            raise OptionError("; ".join(notes) or "the noise level is not known", cure="Give sigma=..., which is not 0")
+    if not 0 < sigma < float("inf"):
         raise OptionError(
-            "a posterior needs noise: its level is positive", found=level, cure="Give sigma=..., as small as it may be"
+            "a posterior needs noise: its level is positive", found=sigma, cure="Give sigma=..., as small as it may be"
         )
-    return [level] * len(y)
+    return [float(sigma)] * len(y)
 
 
 def levels_or_guess(y: Num[Tensor, "b ..."], physics: LinearPhysics) -> list[float] | None:
@@ -152,7 +152,7 @@ def problems(
         Noise level over the magnitude that a lower one counts as.
     """
     for index in range(len(y)):
-        one, operator = _only(*single(y, physics, index), index, len(y))
+        one, operator = single(y, physics, index)
         level = None if levels is None else levels[index]
         scale, start = first_estimate(one, operator, level)
         scale = scale if unit is None else unit
@@ -179,15 +179,3 @@ def magnitude_of(x: Float[Tensor, "1 c y x"]) -> float:
     """99.9th percentile of the magnitude, channels in pairs where their number is even; 1 where it is 0."""
     pairs = x.unflatten(1, (-1, 2)) if x.shape[1] % 2 == 0 else x[:, :, None]
     return float(peak(torch.linalg.vector_norm(pairs, dim=2)))
-
-
-def _only(
-    y: Num[Tensor, "1 ..."], physics: LinearPhysics, index: int, batch: int
-) -> tuple[Num[Tensor, "1 ..."], LinearPhysics]:
-    """Take one image's mask of an operator that has one for each."""
-    mask = getattr(physics, "mask", None)
-    if not isinstance(mask, Tensor) or batch == 1 or len(mask) != batch or mask.ndim < 4:
-        return y, physics
-    operator = physics.clone()
-    operator.mask = mask[index : index + 1]
-    return y, operator
