@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningDataModule
@@ -96,20 +98,28 @@ class ExampleData(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
         """Return the loader of one process; half-filled batches are left out."""
         examples = self.training_set()
-        processes, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        if len(examples) < self.batch_size * processes:
+        needed = self.batch_size * (1 if self.trainer is None else self.trainer.world_size)
+        if len(examples) < needed:
             raise OptionError(
                 "an epoch has fewer examples than one step needs",
                 found=len(examples),
-                expected=f"at least batch_size x processes = {self.batch_size * processes}",
+                expected=f"at least batch_size x processes = {needed}",
             )
+        return self.epoch_loader(examples, self.batch_size)
+
+    def epoch_loader(
+        self, examples: TrainingSet, batch_size: int, *, shuffle: bool = True
+    ) -> DataLoader[TrainingBatch]:
+        """Return the loader of this process's share of an epoch."""
+        processes, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
         sampler = EpochSampler(examples, processes=processes, rank=rank, seed=self.seed)
+        sampler.shuffle = shuffle
         if self.trainer is not None:  # Lightning starts a resumed run's workers before it tells the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         mapped: Any = examples
         return DataLoader(
             mapped,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             sampler=sampler,
             num_workers=self.workers,
             collate_fn=self.collate,
@@ -135,12 +145,12 @@ class BatchData(ExampleData):
         return batch
 
     def train_dataloader(self) -> DataLoader[TrainingBatch]:
-        """Return the loader of one process."""
-        examples = self.training_set()
-        processes, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        sampler = EpochSampler(examples, processes=processes, rank=rank, seed=self.seed)
-        sampler.shuffle = False  # batches are random by themselves, and those of one step stay together
-        if self.trainer is not None:  # Lightning starts a resumed run's workers before it tells the epoch
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-        mapped: Any = examples
-        return DataLoader(mapped, batch_size=1, sampler=sampler, num_workers=self.workers, collate_fn=self.collate)
+        """Return the loader of one process; batches are random by themselves, and those of one step stay together."""
+        return self.epoch_loader(self.training_set(), 1, shuffle=False)
+
+
+def check_apart(trained: Iterable[Path], validated: Iterable[Path]) -> None:
+    """Raise `OptionError` where a file or folder is both trained and validated on."""
+    both = {Path(path).resolve() for path in trained} & {Path(path).resolve() for path in validated}
+    if both:
+        raise OptionError("sources that are both trained and validated on", found=", ".join(map(str, both)))

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from recon.cards import Card
-from recon.datasets.anatomy import Planes, Variation, load_volume
+from recon.datasets.anatomy import Variation
 from recon.datasets.random import child_generator
 from recon.physics.denoising import Denoising
 from recon.physics.errors import OptionError
-from recon.training.data.base import VALIDATION_SEED, BatchData
-from recon.training.data.images import Anatomy, Draw, Heads, Mixture
+from recon.training.data.base import VALIDATION_SEED, BatchData, check_apart
+from recon.training.data.images import Anatomy, Draw, Mixture, planes_or_heads
 from recon.training.task_batches import TaskBatch, measured
 from recon.training.tasks import log_uniform, uniform
 
@@ -89,9 +89,7 @@ class DenoisingData(BatchData):
                 found=f"size {size}, sigma {sigma}, complex_share {complex_share:g}, length {length}",
                 expected="32 pixels, positive levels, a share, a step at least",
             )
-        both = {Path(path).resolve() for path in volumes} & {Path(path).resolve() for path in validation_volumes}
-        if both:
-            raise OptionError("volumes that are both trained and validated on", found=", ".join(map(str, both)))
+        check_apart(volumes, validation_volumes)
         if weights is not None and (len(weights) != len(volumes) or min(weights) < 0 or not sum(weights) > 0):
             raise OptionError("volumes need a weight each", found=weights, expected=f"{len(volumes)} weights")
         self.volumes, self.validation_volumes = tuple(volumes), tuple(validation_volumes)
@@ -234,9 +232,5 @@ def _noisy(
 def _draws(
     volumes: tuple[Path, ...], weights: tuple[float, ...] | None, variation: Variation, size: int
 ) -> dict[int, Draw]:
-    planes = (
-        Planes([load_volume(path) for path in volumes], weights or [1.0] * len(volumes), variation, 2 * size)
-        if volumes
-        else Heads(size)
-    )
+    planes = planes_or_heads(volumes, weights, variation, size)
     return {c: Mixture([(1.0, Anatomy(planes, phase=c == 2))]) for c in (1, 2)}

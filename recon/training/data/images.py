@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
+from recon.datasets.anatomy import Planes, Variation, load_volume
 from recon.datasets.phase import random_phase, tissue_phase
 from recon.datasets.pictures import load_picture
 from recon.datasets.readers import open as open_file
@@ -139,6 +140,15 @@ class Heads:
         side = round(self.side * uniform(rng, 1.0, 1.3))
         head = random_head((side, side), rng)
         return head / head.max().clamp_min(1e-6), "simulated head"
+
+
+def planes_or_heads(
+    volumes: Sequence[Path], weights: Sequence[float] | None, variation: Variation, side: int
+) -> Planes | Heads:
+    """Return planes of volumes, drawn evenly without weights, for images of a side; heads where there is no volume."""
+    if not volumes:
+        return Heads(side)
+    return Planes([load_volume(path) for path in volumes], weights or [1.0] * len(volumes), variation, 2 * side)
 
 
 class Attenuation:

@@ -10,19 +10,19 @@ import torch
 from torch.utils.data import Dataset
 
 from recon.cards import Card
-from recon.datasets.anatomy import Planes, Variation, load_volume
+from recon.datasets.anatomy import Variation
 from recon.datasets.pictures import PICTURES
 from recon.datasets.random import child_generator
 from recon.physics.errors import OptionError
-from recon.training.data.base import VALIDATION_SEED, BatchData
+from recon.training.data.base import VALIDATION_SEED, BatchData, check_apart
 from recon.training.data.images import (
     Anatomy,
     Draw,
-    Heads,
     Mixture,
     Photographs,
     decoded,
     image_files,
+    planes_or_heads,
     read_attenuation,
 )
 from recon.training.task_batches import TaskBatch, measured
@@ -107,9 +107,7 @@ class TaskData(BatchData):
                 expected="32 pixels and a step at least",
             )
         for trained, validated in ((folders, validation_folders), (volumes, validation_volumes), (ct, validation_ct)):
-            both = {Path(path).resolve() for path in trained} & {Path(path).resolve() for path in validated}
-            if both:
-                raise OptionError("sources that are both trained and validated on", found=", ".join(map(str, both)))
+            check_apart(trained, validated)
         if not (pictures or folders):
             raise OptionError("no photographs to train on", cure="Give folders, or pictures: true")
         self.sources = (tuple(folders), tuple(volumes), tuple(ct))
@@ -269,11 +267,7 @@ def _mixtures(
     some = files[:: max(len(files) // 32, 1)]  # enough to see whether a folder holds colours
     coloured = files if any(len(decoded(path)) == 3 for path in some) else []
     of_pictures = [name for name in pictures if len(decoded(name)) == 3]
-    planes = (
-        Planes([load_volume(Path(path)) for path in volumes], [1.0] * len(volumes), Variation(), 2 * side)
-        if volumes
-        else Heads(side)
-    )
+    planes = planes_or_heads(volumes, None, Variation(), side)
     grey: list[tuple[float, Draw]] = [(0.3, Anatomy(planes, phase=False))]
     if pictures:
         grey.append((0.3, Photographs(pictures, colour=False)))
