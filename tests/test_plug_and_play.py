@@ -7,51 +7,21 @@ import math
 import pytest
 import torch
 from deepinv.optim.dpir import get_DPIR_params
-from deepinv.physics import LinearPhysics
 from deepinv.physics.noise import GaussianNoise
-from gaussian_prior import GaussianDenoiser, matrix_of, posterior_of, vector
+from gaussian_prior import GaussianDenoiser, measured, operators, posterior_of, vector
 from networks import problem as kspace
 from networks import tiny
 from torch import Tensor
 
 import recon
+from recon.guidance.denoisers import ImageDenoiser
 from recon.guidance.problems import first_estimate, problems
-from recon.models.plug_and_play import PlugAndPlay, PlugAndPlayADMM, PlugAndPlayHQS, Red
-from recon.physics.blur import CircularBlur
+from recon.models.noise_unet import DiffusionDenoiser
+from recon.models.plug_and_play import PlugAndPlayADMM, PlugAndPlayHQS, Red
 from recon.physics.errors import DataError, OptionError, ShapeError
-from recon.physics.inpainting import Inpainting
-from recon.physics.single_coil import SingleCoilMRI
-from recon.physics.superresolution import SuperResolution
 
 SIGMA = 0.02
-KERNEL = torch.tensor([[0, 0.1, 0], [0.2, 0.4, 0.1], [0, 0.2, 0]], dtype=torch.float64)[None, None]
-
-
-def operators() -> dict[str, tuple[LinearPhysics, tuple[int, int, int]]]:
-    mask = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 0]], dtype=torch.float64)
-    return {
-        "inpainting": (Inpainting(mask, (1, 4, 4)), (1, 4, 4)),
-        "blur": (CircularBlur(KERNEL, (1, 4, 4)), (1, 4, 4)),
-        "super-resolution": (SuperResolution(2, (1, 4, 4), KERNEL), (1, 4, 4)),
-        "mri": (SingleCoilMRI(mask), (2, 4, 4)),
-    }
-
-
-def gaussian(name: str) -> tuple[LinearPhysics, Tensor, Tensor, Tensor]:
-    """An operator with its measurements, its matrix, and the covariance of smooth images of magnitude 1."""
-    physics, shape = operators()[name]
-    physics.noise_model = GaussianNoise(SIGMA)
-    n = math.prod(shape)
-    place = torch.arange(n, dtype=torch.float64)
-    covariance = 0.3**2 * torch.exp(-((place[:, None] - place).abs()) / 2)
-    generator = torch.Generator().manual_seed(1)
-    x = (torch.linalg.cholesky(covariance) @ torch.randn(n, dtype=torch.float64, generator=generator)).reshape(
-        1, *shape
-    )
-    y = physics.A(x)
-    noise = SIGMA * torch.randn(y.shape, dtype=y.dtype, generator=generator)
-    y = y + (noise * physics.mask if name in ("inpainting", "mri") else noise)
-    return physics, y, matrix_of(physics, shape), covariance
+CORRELATION = 2.0
 
 
 class OfUnit(GaussianDenoiser):
@@ -64,7 +34,7 @@ class OfUnit(GaussianDenoiser):
 @pytest.mark.parametrize("name", list(operators()))
 def test_admm_ends_at_the_posterior_mean_whatever_it_removes(name: str) -> None:
     """A Gaussian denoiser is the proximal map of the prior's own penalty: the end is Tikhonov's closed form."""
-    physics, y, A, covariance = gaussian(name)
+    physics, y, A, covariance = measured(name, SIGMA, CORRELATION)
     expected, _ = posterior_of(covariance, A, vector(y)[0], SIGMA)
     unit, _ = first_estimate(y, physics, SIGMA)
     for denoising in (0.6, 1.0):
@@ -75,7 +45,7 @@ def test_admm_ends_at_the_posterior_mean_whatever_it_removes(name: str) -> None:
 @pytest.mark.parametrize("name", list(operators()))
 def test_red_ends_where_its_gradient_vanishes(name: str) -> None:
     r"""With a linear denoiser: :math:`(A^T A / \sigma^2 + (1 - D) / \tau^2)^{-1} A^T y / \sigma^2`."""
-    physics, y, A, covariance = gaussian(name)
+    physics, y, A, covariance = measured(name, SIGMA, CORRELATION)
     unit, _ = first_estimate(y, physics, SIGMA)
     denoiser = OfUnit(covariance, unit)
     x = Red(denoiser, denoising=0.6, iterations=200)(y, physics)
@@ -86,7 +56,7 @@ def test_red_ends_where_its_gradient_vanishes(name: str) -> None:
 
 
 def test_dpir_is_eight_half_quadratic_steps() -> None:
-    physics, y, A, covariance = gaussian("inpainting")
+    physics, y, A, covariance = measured("inpainting", SIGMA, CORRELATION)
     one = next(problems(y, physics, [SIGMA]))
     denoiser = OfUnit(covariance, one.unit)
     sigma, step, count = get_DPIR_params(one.sigma)
@@ -114,7 +84,7 @@ def test_every_method_takes_k_space_of_any_scale_image_by_image(name: str) -> No
 
 
 def test_a_level_that_nobody_tells_is_a_hundredth_of_the_image() -> None:
-    physics, y, _, covariance = gaussian("super-resolution")
+    physics, y, _, covariance = measured("super-resolution", SIGMA, CORRELATION)
     physics.noise_model = GaussianNoise(0.0)
     unit, _ = first_estimate(y, physics, None)
     model = PlugAndPlayADMM(OfUnit(covariance, unit), iterations=5)
@@ -122,13 +92,7 @@ def test_a_level_that_nobody_tells_is_a_hundredth_of_the_image() -> None:
     physics.noise_model = GaussianNoise(0.01 * unit)
     one = next(problems(y, physics, None))
     assert one.sigma == 0.01
-    assert torch.allclose(found, one.unit * model.restore(one, _fitted(model, one.start.shape[1])))
-
-
-def _fitted(model: PlugAndPlay, channels: int) -> torch.nn.Module:
-    from recon.guidance.denoisers import ImageDenoiser
-
-    return ImageDenoiser(model.denoiser, channels)
+    assert torch.allclose(found, one.unit * model.restore(one, ImageDenoiser(model.denoiser, 1)))
 
 
 def test_bad_input_is_told_in_one_line() -> None:
@@ -141,8 +105,6 @@ def test_bad_input_is_told_in_one_line() -> None:
         Red(network)(y[:, 1:], physics)
     with pytest.raises(DataError, match="finite"):
         Red(network)(y * math.nan, physics)
-    from recon.models.noise_unet import DiffusionDenoiser
-
     real_only = DiffusionDenoiser(channels=(3,), widths=(16, 16), blocks=(1, 1))
     with pytest.raises(ShapeError, match="other channels"):
         PlugAndPlayHQS(real_only)(y, physics)

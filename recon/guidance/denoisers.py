@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from deepinv.models import Reconstructor
@@ -11,10 +12,11 @@ from deepinv.physics.noise import GaussianNoise
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from recon.models.noise_unet import DEVIATION
 from recon.physics.errors import ShapeError
 from recon.zoo import load_model
 
-DEVIATION = 0.35  # root mean square of images of magnitude 1, where a denoiser does not tell it
+DenoiserLike: TypeAlias = nn.Module | str | Path
 
 
 class ImageDenoiser(nn.Module):
@@ -43,9 +45,9 @@ class ImageDenoiser(nn.Module):
         A denoiser that does not take such images, nor parts of them.
     """
 
-    def __init__(self, model: nn.Module | str | Path, channels: int) -> None:
+    def __init__(self, model: DenoiserLike, channels: int) -> None:
         super().__init__()
-        loaded = load_model(model) if isinstance(model, str | Path) else model
+        loaded = network_of(model)
         inner = getattr(loaded, "denoiser", None)
         if isinstance(loaded, Reconstructor) and not isinstance(inner, nn.Module):
             self.network: nn.Module = _ByOperator(loaded)
@@ -96,6 +98,17 @@ class _ByOperator(nn.Module):
         """Denoise."""
         found: Tensor = self.model(x, Denoising(GaussianNoise(sigma)))
         return found
+
+
+def network_of(model: DenoiserLike) -> nn.Module:
+    """Return the model of a name or a file; a module as it is.
+
+    Raises
+    ------
+    OptionError, CheckpointError
+        As `recon.load_model`.
+    """
+    return load_model(model) if isinstance(model, str | Path) else model
 
 
 def _group(known: object, channels: int) -> int:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from deepinv.physics import LinearPhysics, Physics
 from jaxtyping import Float, Num
-from torch import Tensor, nn
+from torch import Tensor
 
 from recon.datasets.random import child_generator
 from recon.guidance.deepinv_samplers import DPS, DiffPIR
-from recon.guidance.denoisers import ImageDenoiser
+from recon.guidance.denoisers import DenoiserLike, ImageDenoiser, network_of
 from recon.guidance.problems import Problem, check_linear, levels_of, levels_or_guess, problems
 from recon.guidance.tfg import TFG
 from recon.physics.errors import DataError, OptionError
@@ -67,7 +66,7 @@ class Posterior(NamedTuple):
 def sample(
     y: Num[Tensor, "b ..."],
     physics: Physics,
-    denoiser: nn.Module | str | Path,
+    denoiser: DenoiserLike,
     method: str | Method = "tfg",
     *,
     samples: int = 8,
@@ -130,7 +129,7 @@ def sample(
 def posterior(
     y: Num[Tensor, "b ..."],
     physics: LinearPhysics,
-    denoiser: nn.Module | str | Path,
+    denoiser: DenoiserLike,
     method: Method,
     levels: Sequence[float] | None,
     *,
@@ -147,9 +146,9 @@ def posterior(
     ShapeError, DataError
         A denoiser for other images, samples that are not finite.
     """
-    drawn = []
+    drawn, network = [], network_of(denoiser)
     for place, problem in enumerate(problems(y, physics, levels, unit=unit, least=least)):
-        fitted = ImageDenoiser(denoiser, problem.start.shape[1])
+        fitted = ImageDenoiser(network, problem.start.shape[1])
         parts = [
             method.draw(problem, fitted, min(together, samples - first), child_generator(seed, place, first))
             for first in range(0, samples, together)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from deepinv.physics import Physics
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from recon.guidance.denoisers import DenoiserLike, network_of
+from recon.guidance.problems import check_linear
 from recon.guidance.sampling import Method, Posterior, sample
 from recon.metrics import psnr
 from recon.physics.errors import DataError, OptionError
@@ -78,7 +79,7 @@ def mean_psnr(posterior: Posterior, truth: Float[Tensor, "b c y x"]) -> float:
 def search(
     start: Method,
     examples: Sequence[Example],
-    denoiser: nn.Module | str | Path,
+    denoiser: DenoiserLike,
     axes: Mapping[str, Axis],
     *,
     best: int = 2,
@@ -103,8 +104,8 @@ def search(
         As of `recon.guidance.sample`.
     axes
         Numbers that are searched, by the name of the sampler's field: of `TFG` ``rho``, ``mu``, ``gamma``,
-        ``recurrence`` and ``iterations``; of `DPS` ``weight``; of `DiffPIR` ``strength`` and ``zeta``. A number that
-        is 0 is multiplied as if it were the ``most`` over the eighth power of its factor.
+        ``recurrence`` and ``iterations``; of `DPS` ``weight``; of `DiffPIR` ``strength`` and ``zeta``. After 0 comes
+        the ``most`` over the eighth power of the factor.
     best
         How many are gone on with.
     rounds
@@ -125,6 +126,8 @@ def search(
     ------
     OptionError
         No examples, axes that are not the sampler's.
+    OperatorError, ShapeError, DataError
+        Measurements that `recon.guidance.sample` does not take; samples that are not finite only score -inf.
     """
     if not is_dataclass(start) or isinstance(start, type):
         raise OptionError("a sampler with fields is searched", found=type(start).__name__)
@@ -138,11 +141,14 @@ def search(
         )
     if any(axis.factor <= 1 for axis in axes.values()):
         raise OptionError("a search goes up", expected="factors above 1")
+    for example in examples:
+        check_linear(example.y, example.physics)  # here, so that it is no trial that diverged
+    network = network_of(denoiser)
 
     def tried(method: Any) -> Trial:
         try:
             scores = [
-                score(sample(e.y, e.physics, denoiser, method, samples=samples, seed=seed + i), e.truth)
+                score(sample(e.y, e.physics, network, method, samples=samples, seed=seed + i), e.truth)
                 for i, e in enumerate(examples)
             ]
             trial = Trial(method, math.fsum(scores) / len(scores))

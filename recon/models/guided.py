@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from deepinv.models import Reconstructor
 from deepinv.physics import LinearPhysics
 from jaxtyping import Float, Num
-from torch import Tensor, nn
+from torch import Tensor
 
+from recon.guidance.denoisers import DenoiserLike, network_of
 from recon.guidance.problems import LEAST, check_linear, levels_or_guess
 from recon.guidance.sampling import Method, method_of, posterior
 from recon.models import registry
@@ -38,14 +37,14 @@ class Guided(Reconstructor):
     name = "tfg"
 
     def __init__(
-        self, denoiser: nn.Module | str | Path, method: Method | None = None, *, samples: int = 8, seed: int = 0
+        self, denoiser: DenoiserLike, method: Method | None = None, *, samples: int = 8, seed: int = 0
     ) -> None:
         super().__init__()
         if samples < 1:
             raise OptionError("there is a sample at least", found=samples)
-        self.denoiser, self.samples, self.seed = denoiser, samples, seed
+        self.denoiser, self.samples, self.seed = network_of(denoiser), samples, seed
         self.method = method_of(self.name) if method is None else method
-        self.card = getattr(denoiser, "card", None)
+        self.card = getattr(self.denoiser, "card", None)
         self.spread: Tensor | None = None
         self.details: dict[str, float] = {}
 

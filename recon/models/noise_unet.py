@@ -19,6 +19,8 @@ from recon.models.learned import LearnedReconstructor
 from recon.physics.errors import OptionError, ShapeError
 
 Sigma: TypeAlias = float | Tensor
+DEVIATION = 0.35
+"""Root mean square of images of magnitude 1, where nobody tells another."""
 
 _GROUP = 16  # channels that a 3 x 3 kernel sees: the fewest that fill the vector units of a processor
 _FREQUENCIES = 16  # of the noise level's logarithm
@@ -57,7 +59,7 @@ class NoiseUNet(Denoiser):
         channels: Sequence[int] = (1, 2),
         widths: Sequence[int] = (32, 64, 128, 256),
         blocks: Sequence[int] = (2, 2, 3, 4),
-        deviation: float = 0.35,
+        deviation: float = DEVIATION,
     ) -> None:
         super().__init__()
         fits = len(widths) == len(blocks) > 1 and min(*channels, *widths, *blocks) > 0 and deviation > 0
@@ -146,7 +148,7 @@ class DiffusionDenoiser(LearnedReconstructor):
         channels: Sequence[int] = (1, 2),
         widths: Sequence[int] = (32, 64, 128, 256),
         blocks: Sequence[int] = (2, 2, 3, 4),
-        deviation: float = 0.35,
+        deviation: float = DEVIATION,
     ) -> None:
         super().__init__()
         self.denoiser = NoiseUNet(channels, widths, blocks, deviation)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from deepinv.models import Reconstructor
 from deepinv.optim import ADMM, DPIR, HQS, L2, PnP
 from deepinv.physics import LinearPhysics
 from jaxtyping import Float, Num
-from torch import Tensor, nn
+from torch import Tensor
 
-from recon.guidance.denoisers import ImageDenoiser
+from recon.guidance.denoisers import DenoiserLike, ImageDenoiser, network_of
 from recon.guidance.problems import LEAST, Problem, check_linear, levels_or_guess, problems
 from recon.models import registry
 from recon.physics.errors import OptionError
+
+Start: TypeAlias = Tensor | tuple[Tensor, Tensor]
 
 _DENOISING = 0.05  # noise that is removed in an iteration, over the image's magnitude
 _STRONGEST = 49 / 255  # DPIR's first
@@ -32,10 +34,10 @@ class PlugAndPlay(Reconstructor):
 
     weights_of = "diffusion-denoiser"
 
-    def __init__(self, denoiser: nn.Module | str | Path) -> None:
+    def __init__(self, denoiser: DenoiserLike) -> None:
         super().__init__()
-        self.denoiser = denoiser
-        self.card = getattr(denoiser, "card", None)
+        self.denoiser = network_of(denoiser)
+        self.card = getattr(self.denoiser, "card", None)
 
     @torch.no_grad()
     def forward(self, y: Num[Tensor, "b ..."], physics: LinearPhysics) -> Float[Tensor, "b c y x"]:
@@ -91,15 +93,29 @@ class PlugAndPlayHQS(PlugAndPlay):
 class _FixedPoint(PlugAndPlay):
     """Iterations whose denoiser removes noise of one level."""
 
-    def __init__(
-        self, denoiser: nn.Module | str | Path, *, denoising: float = _DENOISING, iterations: int = 30
-    ) -> None:
+    def __init__(self, denoiser: DenoiserLike, *, denoising: float = _DENOISING, iterations: int = 30) -> None:
         super().__init__(denoiser)
         if not 0 < denoising < float("inf") or iterations < 1:
             raise OptionError(
                 "a positive level of noise is removed, and there is an iteration", found=f"{denoising}, {iterations}"
             )
         self.denoising, self.iterations = denoising, iterations
+
+    def iterate(
+        self, solver: type[ADMM | HQS], problem: Problem, denoiser: ImageDenoiser, init: Start, *, g_first: bool
+    ) -> Float[Tensor, "1 c y x"]:
+        r"""Return where deepinv's solver ends, whose step makes the weight of the data :math:`(\tau / \sigma)^2`."""
+        level = max(self.denoising, problem.sigma)
+        iterations = solver(
+            data_fidelity=L2(),
+            prior=PnP(denoiser),
+            stepsize=(level / problem.sigma) ** 2,
+            g_param=level,
+            max_iter=self.iterations,
+            g_first=g_first,
+        )
+        found: Tensor = iterations(problem.y, problem.physics, init=init)
+        return found
 
 
 @registry.register("pnp-admm")
@@ -121,16 +137,8 @@ class PlugAndPlayADMM(_FixedPoint):
 
     def restore(self, problem: Problem, denoiser: ImageDenoiser) -> Float[Tensor, "1 c y x"]:
         """Return the image of magnitude 1."""
-        level = max(self.denoising, problem.sigma)
-        solver = ADMM(
-            data_fidelity=L2(),
-            prior=PnP(denoiser),
-            stepsize=(level / problem.sigma) ** 2,
-            g_param=level,
-            max_iter=self.iterations,
-        )
-        found: Tensor = solver(problem.y, problem.physics, init=(problem.start, torch.zeros_like(problem.start)))
-        return found
+        init = (problem.start, torch.zeros_like(problem.start))
+        return self.iterate(ADMM, problem, denoiser, init, g_first=False)
 
 
 @registry.register("red")
@@ -153,14 +161,4 @@ class Red(_FixedPoint):
 
     def restore(self, problem: Problem, denoiser: ImageDenoiser) -> Float[Tensor, "1 c y x"]:
         """Return the image of magnitude 1."""
-        level = max(self.denoising, problem.sigma)
-        solver = HQS(
-            data_fidelity=L2(),
-            prior=PnP(denoiser),
-            stepsize=(level / problem.sigma) ** 2,
-            g_param=level,
-            max_iter=self.iterations,
-            g_first=True,
-        )
-        found: Tensor = solver(problem.y, problem.physics, init=problem.start)
-        return found
+        return self.iterate(HQS, problem, denoiser, problem.start, g_first=True)
