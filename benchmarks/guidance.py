@@ -131,10 +131,10 @@ def figures_of(image: Tensor, truth: Tensor) -> dict[str, float]:
 def coverage(posterior: guidance.Posterior, truth: Tensor) -> float:
     """Share of the head's pixels that lie within 1.645 standard deviations of the mean of the samples."""
     inside = torch.linalg.vector_norm(truth, dim=1) > HEAD
-    samples = (
-        posterior.samples if truth.shape[1] == 1 else torch.linalg.vector_norm(posterior.samples, dim=2)[:, :, None]
+    samples, reference = (
+        x if truth.shape[1] == 1 else torch.linalg.vector_norm(x, dim=-3, keepdim=True)
+        for x in (posterior.samples, truth)
     )
-    reference = truth if truth.shape[1] == 1 else torch.linalg.vector_norm(truth, dim=1, keepdim=True)
     near = (samples.mean(0) - reference).abs() <= NINETY * samples.std(0) * (1 + 1 / len(samples)) ** 0.5
     return float(near[:, 0][inside].float().mean())
 

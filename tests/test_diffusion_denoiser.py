@@ -53,7 +53,7 @@ def test_levels_go_with_their_images(network: NoiseUNet) -> None:
         assert not torch.allclose(network(x, 0.1), network(x, 0.4), atol=1e-3)
 
 
-def test_preconditioning_is_that_of_the_paper(network: NoiseUNet) -> None:
+def test_preconditioning_is_that_of_the_paper() -> None:
     """Where F is zero, what is left is the best linear denoiser of images of root mean square s."""
     silent = tiny("diffusion-denoiser").denoiser
     with torch.no_grad():
