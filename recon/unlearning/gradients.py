@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from deepinv.models import Reconstructor
@@ -13,6 +13,7 @@ from recon.physics.errors import DataError, OptionError
 from recon.training.batches import TrainingBatch
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
+from recon.unlearning.layers import flat
 
 Vector = Float[Tensor, " weights"]
 _PURPOSE = 3  # of the random numbers here: the same of a batch whenever it is looked at
@@ -59,7 +60,7 @@ def batch_gradient(
         if not torch.isfinite(loss):
             raise DataError("the loss is not finite", file=batch.names[0], found=float(loss.detach()))
         found = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-    return float(loss.detach()), torch.cat([g.flatten() for g in found])
+    return float(loss.detach()), flat(found)
 
 
 def mean_gradient(model: Reconstructor, weights: list[nn.Parameter], examples: Examples, budget: Budget) -> Vector:
@@ -90,7 +91,7 @@ def mean_loss(model: Reconstructor, examples: Examples, budget: Budget) -> float
     return total / len(examples)
 
 
-def parted(vector: Vector, weights: list[nn.Parameter]) -> list[Tensor]:
+def parted(vector: Vector, weights: Sequence[nn.Parameter]) -> list[Tensor]:
     """Cut a vector into the shapes of the weights."""
     parts = vector.split([p.numel() for p in weights])
     return [part.view_as(p) for part, p in zip(parts, weights, strict=True)]

@@ -38,6 +38,7 @@ from recon.training.batches import TrainingBatch, target_of
 from recon.unlearning.budget import Budget
 from recon.unlearning.examples import Examples
 from recon.unlearning.features import evaluating
+from recon.unlearning.gradients import parted
 from recon.unlearning.layers import flat, layer, restored, weighted_layers
 
 _MOST = 4096  # weights of a read-out
@@ -148,8 +149,8 @@ def set_readout(model: Reconstructor, name: str, values: Float[Tensor, " p"]) ->
 @torch.no_grad()
 def write_weights(weights: Sequence[nn.Parameter], values: Float[Tensor, " p"]) -> None:
     """Copy a vector into weights, which keep their own storage and precision."""
-    for p, part in zip(weights, values.split([p.numel() for p in weights]), strict=True):
-        p.copy_(part.view_as(p))
+    for p, part in zip(weights, parted(values, weights), strict=True):
+        p.copy_(part)
 
 
 def statistics(model: Reconstructor, examples: Examples, name: str, budget: Budget) -> Statistics:

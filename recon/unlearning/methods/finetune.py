@@ -1,4 +1,9 @@
-"""Fine-tuning on what is kept [Xue 2024]: what is forgotten is never looked at, and fades."""
+"""Fine-tuning on what is kept [Xue 2024]: what is forgotten is never looked at, and fades.
+
+References
+----------
+Xue, Liu, McDonagh, Tsaftaris, Erase to Enhance: Data-Efficient Machine Unlearning in MRI Reconstruction, MIDL 2024.
+"""
 
 from __future__ import annotations
 

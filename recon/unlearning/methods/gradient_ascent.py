@@ -3,6 +3,12 @@
 Left alone, ascent ruins a network. Here it is bounded: it leads to where the loss of what is forgotten is a factor
 above that of the start, and back where it went further. A constraint [ours, after Scrub It Out] holds the
 reconstructions of what is kept to those of the start, with no need of their truth.
+
+References
+----------
+Xue, Liu, McDonagh, Tsaftaris, Erase to Enhance: Data-Efficient Machine Unlearning in MRI Reconstruction, MIDL 2024;
+Chu et al., Scrub It Out! Erasing Sensitive Memorization in Code Language Models via Machine Unlearning, arXiv
+2509.13755.
 """
 
 from __future__ import annotations

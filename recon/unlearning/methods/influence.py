@@ -6,6 +6,14 @@ the Hessian along it gives, or none, a gradient step only [Liu 2025]; all layers
 forgotten depends given the others [Mehta 2022]. With ``datamodel`` the weights do not make the step: what the
 reconstructions would be after it is predicted to first order, by which influence functions are an attribution model,
 and the network is trained to give that [Georgiev 2024].
+
+References
+----------
+Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023; Singh, Alistarh, WoodFisher: Efficient
+Second-Order Approximation for Neural Network Compression, NeurIPS 2020; Liu et al., Efficient Machine Unlearning via
+Influence Approximation, arXiv 2507.23257; Mehta et al., Deep Unlearning via Randomized Conditionally Independent
+Hessians, CVPR 2022; Georgiev et al., Attribute-to-Delete: Machine Unlearning via Datamodel Matching, ICLR 2025 (arXiv
+2410.23232).
 """
 
 from __future__ import annotations

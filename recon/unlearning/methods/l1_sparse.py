@@ -1,4 +1,9 @@
-"""Fine-tuning with a penalty of the weights' absolute values, or after pruning: sparse networks forget [Jia 2023]."""
+"""Fine-tuning with a penalty of the weights' absolute values, or after pruning: sparse networks forget [Jia 2023].
+
+References
+----------
+Jia et al., Model Sparsity Can Simplify Machine Unlearning, NeurIPS 2023.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Regression of what is forgotten to wrong targets [Xue 2024]: noisy, noise alone [Li 2024, I2I], or zero-filled."""
+"""Regression of what is forgotten to wrong targets [Xue 2024]: noisy, noise alone [Li 2024, I2I], or zero-filled.
+
+References
+----------
+Xue, Liu, McDonagh, Tsaftaris, Erase to Enhance: Data-Efficient Machine Unlearning in MRI Reconstruction, MIDL 2024; Li
+et al., Machine Unlearning for Image-to-Image Generative Models, ICLR 2024.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Single layer unlearning gradient (SLUG): one gradient, one layer, one step [Cai 2025]."""
+"""Single layer unlearning gradient (SLUG): one gradient, one layer, one step [Cai 2025].
+
+References
+----------
+Cai, Tan, Asif, Targeted Unlearning with Single Layer Unlearning Gradient, ICML 2025.
+"""
 
 from __future__ import annotations
 

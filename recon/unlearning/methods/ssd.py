@@ -1,4 +1,9 @@
-"""Selective synaptic dampening: weights that matter to what is forgotten, not to what is kept, shrink [Foster 2024]."""
+"""Selective synaptic dampening: weights that matter to what is forgotten, not to what is kept, shrink [Foster 2024].
+
+References
+----------
+Foster, Schoepf, Brintrup, Fast Machine Unlearning without Retraining through Selective Synaptic Dampening, AAAI 2024.
+"""
 
 from __future__ import annotations
 

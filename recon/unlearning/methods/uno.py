@@ -2,6 +2,10 @@
 
 The steps are plain, not Adam's, whose scaling of each weight would undo the right angle. They have the length that
 Adam's have, the learning rate in each weight in root mean square, which falls like Adam's.
+
+References
+----------
+Mandal, Gottwald, UNO: Unlearning via Orthogonalization in Generative Models, arXiv 2506.04712.
 """
 
 from __future__ import annotations
