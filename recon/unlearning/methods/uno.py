@@ -69,9 +69,9 @@ def uno(
         Learning rate, over the budget's.
     memory
         Number of the latest gradients of the retain set, of a batch each, to all of which a step is at a right angle; 1
-        as published.
+        is the formula above.
     alternating
-        Let every second step descend on the retain set, at a right angle to the forget set's gradient, as published.
+        Let every second step descend on the retain set, at a right angle to the forget set's gradient.
     repair
         Share of the steps, afterwards, on the retain set.
 
